@@ -1,0 +1,225 @@
+"""One file of settings drives a whole run: ``RunConfig``, frozen, with a section a stage.
+
+YAML holds only what differs from the defaults below. The command line is ``--config FILE key=value ...`` with dotted keys
+(``train.num_epochs=3``); values are YAML. Unknown keys are errors, and all mistakes are reported at once.
+Only jobs, benchmarks and the files that place work on Ray see these objects: below them functions take plain values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from l2d_ray.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, unknown keys refused, defaults checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataConfig(Section):
+    """Interactions -> samples (jobs.prepare_data)."""
+
+    source: Literal["movielens", "amazon", "table"] = Field("movielens", description="Format of the raw data.")
+    name: str = Field("ml-100k", description="Name of the data set in reports.")
+    path: str | None = Field(None, description="Folder of raw files; none with movielens means MovieLens-100K from its pinned wheel.")
+    interactions: str | None = Field(None, description="table and amazon: file, folder or URI of the interactions (or reviews).")
+    items: str | None = Field(None, description="table and amazon: file, folder or URI of the items (or item metadata).")
+    min_rating: float | None = Field(4.0, description="Interactions rated lower are dropped; none keeps all.")
+    start_time: int | None = Field(None, description="Interactions before this Unix time (seconds) are dropped.")
+    end_time: int | None = Field(None, description="Interactions at or after this Unix time (seconds) are dropped.")
+    k_core: int = Field(5, ge=0, description="Users and items with fewer interactions are dropped, again and again until none is left.")
+    max_title_words: int = Field(20, ge=1, description="Items whose title has more words are dropped (the D3 protocol).")
+    history_length: int = Field(10, ge=1, description="Items a prompt in the instruction format shows; the data card counts with it.")
+    split: Literal["global-time", "leave-one-out"] = Field("global-time", description="How samples are cut into train, valid, test.")
+    valid_fraction: float = Field(0.1, gt=0, lt=0.5, description="Share of samples for validation (global-time).")
+    test_fraction: float = Field(0.1, gt=0, lt=0.5, description="Share of samples for test (global-time).")
+    users_per_part: int = Field(512, ge=1, description="Users in one part file: the unit that is streamed and committed.")
+
+
+class MiniConfig(Section):
+    """Shape of the small Llama that is trained from scratch (model.name = mini)."""
+
+    vocab_size: int = Field(4096, ge=300, description="Entries of the byte-level BPE made from the training titles.")
+    hidden_size: int = Field(192, ge=16, description="Width of the hidden state.")
+    num_layers: int = Field(4, ge=1, description="Transformer blocks.")
+    num_heads: int = Field(4, ge=1, description="Attention heads; must divide hidden_size.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Attention dropout in training.")
+
+
+class ModelConfig(Section):
+    """Which LLM, and how histories become text."""
+
+    name: str = Field("auto", description="mini, smollm2, a local folder, a hub id, or auto: smollm2 with a CUDA device, else mini.")
+    prompt_format: Literal["sequence", "instruction"] = Field("sequence", description="One text a user, or one prompt a sample.")
+    window_items: int = Field(50, ge=2, description="sequence: items in one window; longer sequences are cut into overlapping windows.")
+    min_history: int = Field(10, ge=1, description="sequence: items every entry has seen at least, where the user has them.")
+    max_title_tokens: int = Field(48, ge=1, description="Longer titles are cut to this many tokens.")
+    mini: MiniConfig = Field(MiniConfig(), description="Shape of the mini model.")
+
+
+class LoraConfig(Section):
+    """Low-rank adapters instead of full fine-tuning (peft)."""
+
+    rank: int = Field(16, ge=1, description="Rank of the update.")
+    alpha: float = Field(32.0, gt=0, description="Scale of the update.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the update.")
+    target_modules: tuple[str, ...] | Literal["all-linear"] = Field("all-linear", description="Modules that get adapters.")
+
+
+class TrainConfig(Section):
+    """Fine-tuning with Ray Train and DeepSpeed (jobs.train)."""
+
+    num_workers: int = Field(1, ge=1, description="Training workers.")
+    num_epochs: int = Field(10, ge=1, description="Passes over the training sequences at most.")
+    batch_tokens: int = Field(4096, ge=64, description="Tokens in a worker's batch, on average; batches are packed by length.")
+    accumulation_steps: int = Field(1, ge=1, description="Batches a worker adds up before an optimizer step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak of the schedule.")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of steps with a rising rate; then a cosine to a tenth.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    patience: int = Field(2, ge=1, description="Epochs without a better validation loss before training stops.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
+    precision: Literal["float32", "bf16"] = Field("float32", description="Arithmetic of the forward and backward pass.")
+    lora: LoraConfig | None = Field(None, description="Adapters instead of full fine-tuning.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
+    max_failures: int = Field(2, ge=0, description="Worker losses after which training resumes from its last checkpoint by itself.")
+    storage_path: str | None = Field(None, description="Where Ray Train keeps checkpoints; none means RUN_DIR/train.")
+
+
+class MemoryConfig(Section):
+    """Training samples -> the memory (jobs.build_memory)."""
+
+    uri: str | None = Field(None, description="Folder or object-store URI of the memory; none means RUN_DIR/memory.")
+    num_workers: int = Field(1, ge=1, description="Encoder actors.")
+    batch_tokens: int = Field(8192, ge=64, description="Tokens in one forward pass at most.")
+
+
+class IndexConfig(Section):
+    """Memory -> shards (jobs.build_index)."""
+
+    num_shards: int = Field(2, ge=1, le=4096, description="Shards of the index; changing it never rewrites the memory.")
+
+
+class DecoderConfig(Section):
+    """What jobs.tune_decoder tries on validation."""
+
+    num_neighbors: tuple[int, ...] = Field((50, 100, 200, 500, 1000), min_length=1, description="Neighbours of the local decoder.")
+    shrinkages: tuple[float, ...] = Field((0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), min_length=1, description="Shrinkages of the covariance.")
+    prior_weights: tuple[float, ...] = Field((0.0, 0.5, 1.0, 1.5, 2.0, 3.0), min_length=1, description="Weights of log(n + 1).")
+    metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@(10|20|50|100)$", description="What is maximised, unmasked, by item id.")
+    max_samples: int = Field(6000, ge=1, description="Validation samples used, the latest ones.")
+
+
+class EvaluateConfig(Section):
+    """Scores on the test split, and the speed measurement."""
+
+    num_bootstrap: int = Field(1000, ge=100, description="Resamples of the 95 % intervals.")
+    speed_k: int = Field(20, ge=1, description="Items asked for in the speed measurement.")
+    speed_beams: int = Field(20, ge=1, description="Beams of language-space decoding.")
+    speed_requests: int = Field(16, ge=2, description="Requests timed on every side.")
+    speed_batch: int = Field(8, ge=1, description="Requests in one batch, the same on every side.")
+
+
+class RayConfig(Section):
+    """The Ray cluster a job runs on."""
+
+    address: str | None = Field(None, description="Cluster to join; none starts a local one, or joins the one the job was submitted to.")
+    num_cpus: int = Field(4, ge=3, description="Logical CPUs of a local cluster; may exceed the cores.")
+
+
+class RunConfig(Section):
+    """Everything one run needs; every job reads the same file."""
+
+    run_dir: Path = Field(Path("runs/quickstart"), description="Folder of all results; on a cluster a path that every node sees.")
+    seed: int = Field(0, description="Seed of everything random.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs; auto takes CUDA where there is one.")
+    data: DataConfig = Field(DataConfig(), description="Interactions and splits.")
+    model: ModelConfig = Field(ModelConfig(), description="The LLM and its prompts.")
+    train: TrainConfig | Literal["none"] = Field(TrainConfig(), description="Fine-tuning; none takes the model as it comes.")
+    memory: MemoryConfig = Field(MemoryConfig(), description="The memory.")
+    index: IndexConfig = Field(IndexConfig(), description="The index.")
+    decoder: DecoderConfig = Field(DecoderConfig(), description="Tuning of the decoders.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")
+    ray: RayConfig = Field(RayConfig(), description="The cluster.")
+
+    @property
+    def data_dir(self) -> Path:
+        return self.run_dir / "data"
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        return self.run_dir / "checkpoint"
+
+    @property
+    def memory_uri(self) -> str:
+        return self.memory.uri or str(self.run_dir / "memory")
+
+    @property
+    def index_dir(self) -> Path:
+        return self.run_dir / "index"
+
+    @property
+    def evaluation_dir(self) -> Path:
+        return self.run_dir / "evaluation"
+
+
+def load_config(argv: Sequence[str] | None = None, *, prog: str = "job", description: str = "") -> RunConfig:
+    """Settings from ``--config FILE key=value ...``; ConfigError lists every mistake at once."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="YAML file with what differs from the defaults")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="single settings with dotted keys, e.g. train.num_epochs=3")
+    arguments = parser.parse_args(argv)
+    settings = _read_yaml(arguments.config) if arguments.config else {}
+    for override in arguments.overrides:
+        _apply_override(settings, override)
+    return parse_config(settings)
+
+
+def parse_config(settings: dict[str, Any]) -> RunConfig:
+    """Checked settings from plain data, with run_dir made absolute."""
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(part) for part in e['loc'])}: {e['msg']} (seen: {e['input']!r})" for e in error.errors()]
+        raise ConfigError("These settings cannot be used; correct each one:\n" + "\n".join(lines)) from None
+    if not config.run_dir.is_absolute() and os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        raise ConfigError(
+            f"run_dir is {str(config.run_dir)!r}, a path inside the submitted copy of the code, where results would be lost; "
+            "give an absolute path that every node of the cluster sees."
+        )
+    return config.model_copy(update={"run_dir": config.run_dir.absolute()})
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"There is no configuration file at {path}; see jobs/configs/ for examples.")
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds a {type(settings).__name__}, wanted a mapping of settings.")
+    return settings
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"{override!r} is not of the form key=value, for example train.num_epochs=3.")
+    *parents, leaf = key.split(".")
+    node = settings
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key!r} cannot be set: {parent!r} is {child!r} in the configuration file, not a section.")
+        node = child
+    node[leaf] = yaml.safe_load(text)

@@ -1,0 +1,1 @@
+"""Interactions to samples: sources, cleaning, k-core, splits, the data card."""

@@ -1,0 +1,39 @@
+"""The few errors of l2d_ray. Each message is a full sentence: what was seen, what is wanted, what to do.
+
+    L2DError
+    ├── ConfigError     a setting: unknown key, value out of range, settings that contradict each other
+    ├── DataError       input data: a missing file, a wrong column, nothing left after filtering
+    ├── ArtefactError   something stored: missing, half-written, corrupt, or made by another model
+    └── RequestError    a request's value; `field` is its path in the request
+
+Jobs turn any of them into exit code 2, the HTTP service into a 4xx or 503 problem answer.
+"""
+
+
+class L2DError(Exception):
+    """Root of every error that l2d_ray raises on purpose."""
+
+
+class ConfigError(L2DError):
+    """A setting is unknown, out of range or contradicts another."""
+
+
+class DataError(L2DError):
+    """Input data is missing, malformed or empty after filtering."""
+
+
+class ArtefactError(L2DError):
+    """A stored artefact is missing, incomplete, corrupt or does not match what reads it."""
+
+
+class RequestError(L2DError):
+    """A value in a request cannot be used.
+
+    Args:
+        field: path of the value, for example ``history.2`` or ``num_neighbors``.
+        message: the sentence for the caller.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
