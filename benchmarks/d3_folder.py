@@ -1,0 +1,66 @@
+"""Reads a data set that already went through the D3 protocol: ``items.txt.gz``, ``samples.tsv.gz`` and ``interactions.tsv.gz``.
+
+The folder's own split is kept (a digit per target, in global time order), so figures are comparable with others on the same files.
+User sequences come from ``interactions.tsv.gz``; a user's samples stand in the order of their targets, which is checked row by row
+against the stored histories. Timestamps there are starts of 10-day buckets: the position is added as seconds, to keep the order.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from l2d_ray.data.card import make_card
+from l2d_ray.data.catalogue import Catalogue
+from l2d_ray.data.sequences import UserSequence, write_part
+from l2d_ray.errors import DataError
+from l2d_ray.schema import SPLIT_NAMES, stable_hash
+
+
+def convert(folder: Path, data_dir: Path, *, users_per_part: int = 512) -> None:
+    """Write ``data_dir`` as jobs.prepare_data would; does nothing where it is there already."""
+    if data_dir.is_dir():
+        return
+    sequences = sorted(_sequences(folder), key=lambda s: (stable_hash(s.user_id), s.user_id))
+    catalogue = Catalogue.from_rows((item_id, title, {}) for title, item_id in _rows(folder / "items.txt.gz", header=False))
+    partial = data_dir.with_name(data_dir.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "sequences").mkdir(parents=True)
+    catalogue.write(partial / "items.parquet")
+    for part, start in enumerate(range(0, len(sequences), users_per_part)):
+        write_part(partial / "sequences" / f"part-{part:05d}.parquet", sequences[start : start + users_per_part])
+    card = make_card(folder.name, catalogue, sequences)
+    (partial / "card.json").write_text(json.dumps(card.to_json(), indent=2) + "\n")
+    partial.rename(data_dir)
+
+
+def _sequences(folder: Path) -> Iterator[UserSequence]:
+    interactions = defaultdict(list)
+    for user_id, position, item_id, _rating, _exact, bucket_start in _rows(folder / "interactions.tsv.gz"):
+        assert int(position) == len(interactions[user_id])
+        interactions[user_id].append((item_id, int(bucket_start) + int(position) if bucket_start else None))
+    splits = defaultdict(list)
+    for split, user_id, _timestamp, history, item_id in _rows(folder / "samples.tsv.gz"):
+        position = len(splits[user_id]) + 1
+        items = [item for item, _ in interactions[user_id]]
+        if items[max(0, position - 10) : position + 1] != [*history.split(), item_id]:
+            raise DataError(f"Sample {position} of user {user_id} in {folder} does not match interactions.tsv.gz; the folder is damaged.")
+        splits[user_id].append(SPLIT_NAMES.index(split))
+    for user_id, events in interactions.items():
+        items_of_user, times = zip(*events, strict=True)
+        yield UserSequence(user_id, items_of_user, times, (splits[user_id][0], *splits[user_id]))
+
+
+def _rows(path: Path, *, header: bool = True) -> Iterator[list[str]]:
+    if not path.is_file():
+        raise DataError(f"There is no {path}; give a folder with items.txt.gz, samples.tsv.gz and interactions.tsv.gz.")
+    with gzip.open(path, "rt", newline="") as file:
+        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if header:
+            next(rows)
+        yield from rows

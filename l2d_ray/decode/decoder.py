@@ -1,0 +1,143 @@
+"""LatentDecoder: the whole method in one process, history in, ranked items out. The oracle that every deployment must equal.
+
+    history -> prompt -> encoder -> query vector -> shards -> merge -> ranked items
+
+The steps are public, since tuning, evaluation and serving enter at different ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2d_ray.data.catalogue import Catalogue
+from l2d_ray.decode.search import SearchRequest, ShardSearcher, merge_answers
+from l2d_ray.decode.settings import DecoderName, DecoderSettings
+from l2d_ray.decode.topk import TopK
+from l2d_ray.errors import ArtefactError
+from l2d_ray.index.layout import load_catalogue, load_covariance, load_shards, read_manifest
+from l2d_ray.index.shard import Shard
+from l2d_ray.model.encoder import Encoder
+from l2d_ray.model.loading import LanguageModel, load_checkpoint
+from l2d_ray.text.prompts import PromptFormat, TokenIds, tokenize_titles
+
+HistoryItem = int | str
+"""An item_index, or the title of an item outside the catalogue."""
+
+
+@dataclass(frozen=True)
+class PromptWriter:
+    """Histories to prompts, with the catalogue's titles tokenised once."""
+
+    tokenizer: Any
+    prompts: PromptFormat
+    titles: list[TokenIds]
+    max_title_tokens: int
+
+    @classmethod
+    def of(cls, language_model: LanguageModel, catalogue: Catalogue) -> PromptWriter:
+        limit = language_model.settings.max_title_tokens
+        titles = tokenize_titles(language_model.tokenizer, catalogue.titles, limit)
+        return cls(language_model.tokenizer, language_model.prompts, titles, limit)
+
+    def write(self, history: Sequence[HistoryItem]) -> TokenIds:
+        """Prompt of a history (oldest first, at least one item)."""
+        texts = [item for item in history if isinstance(item, str)]
+        fresh = iter(tokenize_titles(self.tokenizer, texts, self.max_title_tokens))
+        return self.prompts.prompt([next(fresh) if isinstance(item, str) else self.titles[item] for item in history])
+
+
+class LatentDecoder:
+    """History -> ranked items.
+
+    Args:
+        shards: all shards of one index.
+        within_covariance: (d, d), pooled over them.
+    """
+
+    def __init__(
+        self,
+        writer: PromptWriter,
+        encoder: Encoder,
+        *,
+        shards: Sequence[Shard],
+        within_covariance: NDArray[np.float64],
+        settings: DecoderSettings,
+    ) -> None:
+        if encoder.dim != len(within_covariance):
+            raise ArtefactError(
+                f"The encoder's states are {encoder.dim} wide, the index's vectors {len(within_covariance)}; "
+                "build the memory and the index with this model."
+            )
+        self.writer = writer
+        self.encoder = encoder
+        self.settings = settings
+        self._shards = shards
+        self._within_covariance = within_covariance
+        self._searchers = [ShardSearcher(shard, within_covariance, settings) for shard in shards]
+
+    def with_settings(self, settings: DecoderSettings) -> LatentDecoder:
+        """The same memory and model, decoded with other settings."""
+        return LatentDecoder(self.writer, self.encoder, shards=self._shards, within_covariance=self._within_covariance, settings=settings)
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[HistoryItem]],
+        k: int,
+        *,
+        decoder: DecoderName | None = None,
+        num_neighbors: int | None = None,
+        excluded: Sequence[Sequence[int]] | None = None,
+    ) -> TopK:
+        """The k best items for each history; scores as ``edge_scores`` says.
+
+        Args:
+            excluded: for each history the item indexes that must not be recommended.
+        """
+        queries = self.encode(histories)
+        return self.search(queries, k, decoder=decoder, num_neighbors=num_neighbors, excluded=excluded)
+
+    def encode(self, histories: Sequence[Sequence[HistoryItem]]) -> NDArray[np.float32]:
+        """(n, d) query vectors."""
+        return self.encoder.encode([self.writer.write(history) for history in histories])
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        decoder: DecoderName | None = None,
+        num_neighbors: int | None = None,
+        excluded: Sequence[Sequence[int]] | None = None,
+    ) -> TopK:
+        """The k best items for query vectors (b, d)."""
+        banned = tuple(np.array(sorted(set(items)), dtype=np.int64) for items in excluded or ([],) * len(queries))
+        request = SearchRequest(queries, decoder or self.settings.decoder, k, num_neighbors or self.settings.num_neighbors, banned)
+        return edge_scores(merge_answers([searcher.search(request) for searcher in self._searchers], request), request.decoder)
+
+
+def edge_scores(found: TopK, decoder: DecoderName) -> TopK:
+    """Scores as users see them: the negated L2 distance (global, local), or the log-linear score of the whitened decoder."""
+    if decoder == "whitened":
+        return found
+    return replace(found, scores=-np.sqrt(-found.scores))
+
+
+def load_latent_decoder(
+    checkpoint_dir: Path, index_dir: Path, settings: DecoderSettings, *, device: str = "cpu", max_batch_tokens: int = 8192
+) -> LatentDecoder:
+    """Everything from its folders; refuses an index that another model made."""
+    language_model = load_checkpoint(checkpoint_dir, device=device)
+    read_manifest(index_dir, fingerprint=language_model.fingerprint)
+    return LatentDecoder(
+        PromptWriter.of(language_model, load_catalogue(index_dir)),
+        Encoder(language_model.model, max_batch_tokens=max_batch_tokens),
+        shards=load_shards(index_dir, device=device),
+        within_covariance=load_covariance(index_dir),
+        settings=settings,
+    )

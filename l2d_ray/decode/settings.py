@@ -1,0 +1,39 @@
+"""Which decoder answers, and with what settings; chosen on validation by jobs.tune_decoder, stored with the memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Final, Literal, get_args
+
+from l2d_ray.errors import ArtefactError
+
+DecoderName = Literal["global", "local", "whitened"]
+DECODERS: Final[tuple[DecoderName, ...]] = get_args(DecoderName)
+SYSTEM_NAMES: Final = {"global": "l2d-g", "local": "l2d-l", "whitened": "l2d-w"}
+"""Names of the decoders in tables and metrics."""
+FILE = "decoder.json"
+
+
+@dataclass(frozen=True)
+class DecoderSettings:
+    """Defaults are those that did well on the data sets tried so far."""
+
+    decoder: DecoderName = "whitened"
+    num_neighbors: int = 200
+    shrinkage: float = 0.3
+    prior_weight: float = 1.0
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> DecoderSettings:
+        """Raises ArtefactError where the text is not what ``to_json`` writes."""
+        try:
+            settings = cls(**json.loads(text))
+        except (ValueError, TypeError):
+            raise ArtefactError(f"{FILE} of the memory is damaged; run jobs.tune_decoder again.") from None
+        if settings.decoder not in DECODERS:
+            raise ArtefactError(f"{FILE} names the decoder {settings.decoder!r}, wanted one of {', '.join(DECODERS)}; tune again.")
+        return settings

@@ -1,0 +1,1 @@
+"""The index: exact search of one shard, and the files it is built into."""

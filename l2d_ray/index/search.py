@@ -1,0 +1,150 @@
+"""Exact search: the k rows with the smallest key, where key(v) = a + b_v - 2 q.r_v.
+
+L2 distances (a = |q|^2, b = |r|^2) and linear scores have this form. A matrix product in float32 finds candidates on any device; the
+candidates' keys are then computed anew in float64, row by row, so that a key never depends on the batch, the block or the shard
+it was computed in. The float32 error is bounded, and a query whose candidates might miss a row (many near-ties) is searched again
+with twice as many: the answer is exact, and ties go to the smaller id, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+UNIT_ROUNDOFF = 2.0**-24
+SLACK = 32
+"""Candidates taken beyond k in the first attempt."""
+
+ExactKeys = Callable[[int, NDArray[np.int64]], NDArray[np.float64]]
+"""(query's position, rows' positions (m,)) -> their keys (m,) in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Smallest:
+    """positions (b, k) int64 padded with -1, keys (b, k) float64 padded with inf; ascending by (key, id)."""
+
+    positions: NDArray[np.int64]
+    keys: NDArray[np.float64]
+
+
+class RowBlocks:
+    """The rows r_v (n, d) and offsets b_v (n,) on a device, read in blocks of bounded size.
+
+    Args:
+        rows: (n, d) float16 or float32, may be memory-mapped.
+        offsets: (n,) float32 or None for the rows' squared norms.
+        cache_bytes: a float32 copy of rows is kept on the device where it is no larger than this.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.floating],
+        offsets: NDArray[np.floating] | None = None,
+        *,
+        device: str = "cpu",
+        block_rows: int = 65536,
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        self.device = device
+        self._rows = rows
+        self._block_rows = block_rows
+        self._cached = self._load(0, len(rows)) if rows.size * 4 <= cache_bytes else None
+        norms = np.concatenate([self._squared_norms(start) for start in range(0, len(rows), block_rows)] or [np.zeros(0)])
+        self.offsets = torch.from_numpy((norms if offsets is None else offsets).astype(np.float32)).to(device)
+        self.largest_norm = float(np.sqrt(norms.max(initial=0.0)))
+        self.largest_offset = float(self.offsets.abs().max()) if len(rows) else 0.0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def blocks(self) -> list[tuple[int, int]]:
+        return [(s, min(s + self._block_rows, len(self))) for s in range(0, len(self), self._block_rows)]
+
+    def block(self, start: int, stop: int) -> torch.Tensor:
+        return self._load(start, stop) if self._cached is None else self._cached[start:stop]
+
+    def _load(self, start: int, stop: int) -> torch.Tensor:
+        return torch.from_numpy(np.array(self._rows[start:stop])).to(self.device).float()
+
+    def _squared_norms(self, start: int) -> NDArray[np.float64]:
+        block = np.asarray(self._rows[start : start + self._block_rows], dtype=np.float64)
+        norms: NDArray[np.float64] = np.square(block).sum(axis=1)
+        return norms
+
+
+def smallest(
+    queries: NDArray[np.float32],
+    blocks: RowBlocks,
+    k: int,
+    *,
+    ids: NDArray[np.int64],
+    exact_keys: ExactKeys,
+    query_offsets: NDArray[np.float64] | None = None,
+    excluded: Sequence[NDArray[np.int64]] | None = None,
+) -> Smallest:
+    """The k rows of smallest (exact key, id) for each query, exactly.
+
+    Args:
+        queries: (b, d) float32.
+        ids: (n,) int64, breaks ties: smaller first.
+        query_offsets: (b,) the keys' a; 0 where None.
+        excluded: for each query the positions of rows that must not be found.
+    """
+    num_queries = len(queries)
+    offsets = np.zeros(num_queries) if query_offsets is None else query_offsets
+    norms = np.sqrt(np.square(queries.astype(np.float64)).sum(axis=1))
+    error = 4 * (queries.shape[1] + 8) * UNIT_ROUNDOFF * (norms * blocks.largest_norm + blocks.largest_offset + np.abs(offsets))
+    result = Smallest(np.full((num_queries, k), -1, dtype=np.int64), np.full((num_queries, k), np.inf))
+    pending, num_candidates = np.arange(num_queries if k and len(blocks) else 0), k + SLACK
+    while len(pending):
+        banned = None if excluded is None else [excluded[i] for i in pending]
+        positions, bounds = _candidates(queries[pending], offsets[pending], blocks, num_candidates, banned)
+        unsure = []
+        for query, found, bound in zip(pending, positions, bounds, strict=True):
+            keys = exact_keys(int(query), found)
+            order = np.lexsort((ids[found], keys))[:k]
+            if len(order) == k and keys[order[-1]] >= bound - error[query]:
+                unsure.append(query)
+            result.positions[query, : len(order)] = found[order]
+            result.keys[query, : len(order)] = keys[order]
+        pending, num_candidates = np.array(unsure, dtype=np.int64), 2 * num_candidates
+    return result
+
+
+def _candidates(
+    queries: NDArray[np.float32],
+    query_offsets: NDArray[np.float64],
+    blocks: RowBlocks,
+    num_candidates: int,
+    excluded: Sequence[NDArray[np.int64]] | None,
+) -> tuple[list[NDArray[np.int64]], NDArray[np.float64]]:
+    """Positions of each query's smallest approximate keys, and a bound: every row left out has an approximate key of at least that."""
+    device_queries = torch.from_numpy(queries).to(blocks.device)
+    shift = torch.from_numpy(query_offsets.astype(np.float32)).to(blocks.device)[:, None]
+    best_keys = torch.empty((len(queries), 0), device=blocks.device)
+    best_positions = torch.empty((len(queries), 0), dtype=torch.long, device=blocks.device)
+    for start, stop in blocks.blocks():
+        keys = (shift + blocks.offsets[start:stop]).addmm_(device_queries, blocks.block(start, stop).T, alpha=-2.0)
+        for row, banned in enumerate(excluded or ()):
+            inside = banned[(banned >= start) & (banned < stop)] - start
+            keys[row, torch.from_numpy(inside).to(blocks.device)] = torch.inf
+        positions = torch.arange(start, stop, device=blocks.device).expand(len(queries), -1)
+        keys, positions = torch.cat([best_keys, keys], 1), torch.cat([best_positions, positions], 1)
+        best_keys, kept = torch.topk(keys, min(num_candidates, keys.shape[1]), dim=1, largest=False)
+        best_positions = positions.gather(1, kept)
+    found_keys, found = best_keys.double().cpu().numpy(), best_positions.cpu().numpy()
+    is_complete = found.shape[1] >= len(blocks)
+    bounds = np.full(len(queries), np.inf) if is_complete or not found.size else found_keys.max(axis=1)
+    return [row[np.isfinite(keys)] for row, keys in zip(found, found_keys, strict=True)], bounds
+
+
+def squared_distances(query: NDArray[np.float32], rows: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(m,) float64 |q - r|^2 of rows (m, d): each row's value is the same whatever rows stand beside it."""
+    difference = rows.astype(np.float64) - query.astype(np.float64)
+    np.square(difference, out=difference)
+    total: NDArray[np.float64] = difference.sum(axis=1)
+    return total

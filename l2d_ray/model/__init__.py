@@ -1,0 +1,1 @@
+"""Models: loading, the encoder, language-space decoding."""

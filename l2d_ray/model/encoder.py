@@ -1,0 +1,78 @@
+"""The encoder: texts -> hidden states of the last layer (after the final norm), by the transformer's body alone.
+
+The vocabulary projection is never computed. Texts are packed by length under a token budget; with causal attention a text's states
+do not depend on what stands to its right, so right padding needs no mask at all and the attention kernel keeps its fast causal path.
+Left padding (with mask and position ids) gives the same vectors and exists for models that insist on it, and for the test of that law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from l2d_ray.errors import ArtefactError
+from l2d_ray.text.packing import pack_by_length, pad_batch
+from l2d_ray.text.prompts import TokenIds, TokenWindow
+
+
+class Encoder:
+    """Hidden states of texts.
+
+    Args:
+        model: a Hugging Face causal LM, already on its device and in its dtype; put into eval mode.
+        max_batch_tokens: padded tokens in one forward pass at most.
+        padding_side: see the module.
+    """
+
+    def __init__(self, model: Any, *, max_batch_tokens: int = 8192, padding_side: Literal["right", "left"] = "right") -> None:
+        self.body = model.base_model.eval()
+        self.dim = int(model.config.hidden_size)
+        self.max_batch_tokens = max_batch_tokens
+        self.padding_side = padding_side
+
+    def encode(self, prompts: Sequence[TokenIds]) -> NDArray[np.float32]:
+        """(n, d) float32: the state of each prompt's last token, in the order given."""
+        last = [np.array([len(prompt) - 1], dtype=np.int32) for prompt in prompts]
+        return self._states(prompts, last)
+
+    def encode_windows(self, windows: Sequence[TokenWindow], on_progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """(sum of states, d) float32: every state of every window, windows in the order given, states ascending."""
+        return self._states([w.token_ids for w in windows], [w.state_indexes for w in windows], on_progress)
+
+    def _states(
+        self,
+        texts: Sequence[TokenIds],
+        state_indexes: Sequence[NDArray[np.int32]],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> NDArray[np.float32]:
+        ends = np.cumsum([len(indexes) for indexes in state_indexes], dtype=np.int64)
+        states = np.empty((int(ends[-1]) if len(ends) else 0, self.dim), dtype=np.float32)
+        for batch in pack_by_length([len(text) for text in texts], self.max_batch_tokens):
+            rows = np.repeat(np.arange(len(batch)), [len(state_indexes[i]) for i in batch])
+            columns = np.concatenate([state_indexes[i] for i in batch])
+            into = np.concatenate([np.arange(ends[i] - len(state_indexes[i]), ends[i]) for i in batch])
+            states[into] = self._forward([texts[i] for i in batch], rows, columns)
+            if on_progress:
+                on_progress(len(into))
+        if not np.isfinite(states).all():
+            raise ArtefactError("The model gave NaN or infinite hidden states; its weights are damaged or the dtype is too narrow for it.")
+        return states
+
+    @torch.inference_mode()
+    def _forward(self, texts: list[TokenIds], rows: NDArray[np.int64], columns: NDArray[np.int32]) -> NDArray[np.float32]:
+        token_ids, is_real = pad_batch(texts, pad_id=0, side=self.padding_side)
+        device = next(self.body.parameters()).device
+        inputs = {"input_ids": torch.from_numpy(token_ids).to(device)}
+        shift = np.zeros(len(texts), dtype=np.int64)
+        if self.padding_side == "left":
+            mask = torch.from_numpy(is_real).to(device)
+            inputs |= {"attention_mask": mask.long(), "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+            shift = token_ids.shape[1] - is_real.sum(1)
+        hidden = self.body(**inputs, use_cache=False).last_hidden_state
+        wanted = torch.from_numpy(columns + shift[rows]).to(device)
+        picked: NDArray[np.float32] = hidden[torch.from_numpy(rows).to(device), wanted].float().cpu().numpy()
+        return picked

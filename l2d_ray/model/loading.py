@@ -1,0 +1,160 @@
+"""Models in and out: a hub id, a local folder, smollm2 or mini in; a plain Hugging Face folder with ``l2d.json`` out.
+
+``l2d.json`` records how the model is to be prompted and the model's fingerprint: a hash of weights, tokenizer, prompt settings and
+layer. Hidden states of different fingerprints must never meet in one memory. Weights are safetensors only; remote code is never run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from l2d_ray.errors import ArtefactError, ConfigError
+from l2d_ray.model.mini import make_model, make_tokenizer
+from l2d_ray.model.smollm2 import smollm2_dir
+from l2d_ray.schema import FORMAT_VERSION
+from l2d_ray.text.prompts import PromptFormat, PromptSettings, prompt_format
+
+METADATA = "l2d.json"
+LAYER = "last, after the final norm"
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal LM with its tokenizer and the way it is prompted. ``fingerprint`` is empty until the model has been saved."""
+
+    model: Any
+    tokenizer: Any
+    settings: PromptSettings
+    fingerprint: str
+
+    @property
+    def prompts(self) -> PromptFormat:
+        return prompt_format(self.tokenizer, self.settings)
+
+    @property
+    def dim(self) -> int:
+        """Width of a hidden state."""
+        return int(self.model.config.hidden_size)
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` becomes cuda where there is a CUDA device, else cpu; cuda without one is a ConfigError."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch sees no CUDA device here; use device=cpu or auto.")
+    return device
+
+
+def resolve_name(name: str, device: str) -> str:
+    """``auto`` becomes smollm2 on CUDA and mini on a CPU."""
+    if name == "auto":
+        return "smollm2" if device == "cuda" else "mini"
+    return name
+
+
+def make_mini(
+    training_titles: Callable[[], Sequence[str]],
+    settings: PromptSettings,
+    *,
+    vocab_size: int,
+    shape: dict[str, Any],
+    seed: int,
+) -> LanguageModel:
+    """A fresh mini model; ``shape`` as in ``make_model``."""
+    tokenizer = make_tokenizer(training_titles(), vocab_size)
+    return LanguageModel(make_model(tokenizer, **shape, seed=seed), tokenizer, settings, "")
+
+
+def load_pretrained(name: str, settings: PromptSettings, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """A pretrained causal LM: ``smollm2``, a local folder or a hub id."""
+    source = str(smollm2_dir()) if name == "smollm2" else name
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ArtefactError(
+            f"No causal LM could be loaded from {name!r} ({_first_line(error)}); give mini, smollm2, a folder with config.json, "
+            "safetensors and a tokenizer, or the id of such a model on the hub."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ArtefactError(f"The tokenizer of {name!r} has no end-of-text token, which ends a completion; give one to its folder.")
+    return LanguageModel(model, tokenizer, settings, "")
+
+
+def save_checkpoint(language_model: LanguageModel, destination: Path) -> LanguageModel:
+    """Write the folder whole or not at all (replacing one that is there); returns the model with its fingerprint."""
+    partial = destination.with_name(destination.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    language_model.model.save_pretrained(partial, safe_serialization=True)
+    language_model.tokenizer.save_pretrained(partial)
+    fingerprint = fingerprint_of(partial, language_model.settings)
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "layer": LAYER,
+        "dim": language_model.dim,
+        "prompts": asdict(language_model.settings),
+    }
+    (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    shutil.rmtree(destination, ignore_errors=True)
+    partial.rename(destination)
+    return LanguageModel(language_model.model, language_model.tokenizer, language_model.settings, fingerprint)
+
+
+def load_checkpoint(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """Read a checkpoint that this project wrote; ArtefactError where it is missing, damaged or not what l2d.json says."""
+    metadata = read_metadata(folder)
+    settings = PromptSettings(**metadata["prompts"])
+    seen = fingerprint_of(folder, settings)
+    if seen != metadata["fingerprint"]:
+        raise ArtefactError(
+            f"The checkpoint in {folder} has fingerprint {seen}, its {METADATA} says {metadata['fingerprint']}: "
+            "a file was changed or damaged; restore the folder or train again."
+        )
+    loaded = load_pretrained(str(folder), settings, dtype=dtype)
+    return LanguageModel(loaded.model.to(device).eval(), loaded.tokenizer, settings, seen)
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """``l2d.json`` of a checkpoint, its format version checked."""
+    path = folder / METADATA
+    if not path.is_file():
+        raise ArtefactError(f"{folder} is not a checkpoint of l2d_ray: it has no {METADATA}; run jobs.train first.")
+    try:
+        metadata: dict[str, Any] = json.loads(path.read_text())
+        version = metadata["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise ArtefactError(f"{path} is damaged: it is not the JSON object that jobs.train wrote; train again.") from None
+    if version != FORMAT_VERSION:
+        raise ArtefactError(f"{path} has format version {version}, this release reads {FORMAT_VERSION}; train again.")
+    return metadata
+
+
+def fingerprint_of(folder: Path, settings: PromptSettings) -> str:
+    """16 hex digits over the weights' and the tokenizer's bytes, the prompt settings and the layer."""
+    weights = sorted(folder.glob("*.safetensors"))
+    tokenizer = folder / "tokenizer.json"
+    if not weights or not tokenizer.is_file():
+        raise ArtefactError(f"{folder} lacks its {'tokenizer.json' if weights else '*.safetensors'}; restore the folder or train again.")
+    digest = blake2b(digest_size=8)
+    for path in (*weights, tokenizer):
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    digest.update(json.dumps([asdict(settings), LAYER], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:200]

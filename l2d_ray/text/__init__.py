@@ -1,0 +1,1 @@
+"""History to tokens: prompt formats, packing, the catalogue's prefix tree."""

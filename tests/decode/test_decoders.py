@@ -1,0 +1,200 @@
+"""The laws of the three decoders and of their merge, against brute force in plain numpy, on toys with many exact ties."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2d_ray.decode.linear import precision_matrix
+from l2d_ray.decode.search import SearchRequest, ShardSearcher, merge_answers
+from l2d_ray.decode.settings import DecoderName, DecoderSettings
+from l2d_ray.decode.topk import TopK, merge_top_k
+from l2d_ray.index.shard import Shard
+from l2d_ray.memory.statistics import merge_statistics, statistics_of, within_covariance
+
+NUM_ITEMS, DIM = 12, 4
+
+
+def make_shard(sample_ids: np.ndarray, items: np.ndarray, vectors: np.ndarray) -> Shard:
+    order = np.lexsort((sample_ids, items))
+    times = np.full(len(items), -1, dtype=np.int64)
+    return Shard(sample_ids[order], items[order], vectors[order], statistics_of(items[order], vectors[order], times))
+
+
+def search(
+    shards: Sequence[Shard],
+    queries: np.ndarray,
+    decoder: DecoderName,
+    *,
+    k: int = 5,
+    num_neighbors: int = 10,
+    excluded: Sequence[Sequence[int]] | None = None,
+) -> TopK:
+    covariance = within_covariance([shard.statistics for shard in shards])
+    banned = tuple(np.array(sorted(e), dtype=np.int64) for e in excluded or [[]] * len(queries))
+    request = SearchRequest(queries, decoder, k, num_neighbors, banned)
+    return merge_answers([ShardSearcher(s, covariance, DecoderSettings()).search(request) for s in shards], request)
+
+
+@st.composite
+def memories(draw):
+    """Entries on a coarse grid, so that equal vectors and equal distances are common; each item's shard drawn at random."""
+    size = draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    items = rng.integers(0, NUM_ITEMS, size)
+    vectors = rng.integers(-2, 3, (size, DIM)).astype(np.float16) / 2
+    sample_ids = rng.permutation(1000)[:size].astype(np.int64)
+    num_shards = draw(st.integers(1, 6))
+    shard_of_item = rng.integers(0, num_shards, NUM_ITEMS)
+    queries = rng.integers(-2, 3, (3, DIM)).astype(np.float32) / 2
+    shards = [make_shard(*(a[shard_of_item[items] == s] for a in (sample_ids, items, vectors))) for s in range(num_shards)]
+    return make_shard(sample_ids, items, vectors), shards, queries
+
+
+def brute_force_local(memory: Shard, query: np.ndarray, num_neighbors: int) -> list[int]:
+    distances = np.square(memory.vectors.astype(float) - query).sum(1)
+    nearest = np.lexsort((memory.sample_ids, distances))[:num_neighbors]
+    scored = []
+    for item in np.unique(memory.item_indexes[nearest]):
+        mine = nearest[memory.item_indexes[nearest] == item]
+        mean = memory.vectors[mine].astype(float).mean(0).astype(np.float32)
+        scored.append((np.square(mean.astype(float) - query).sum(), int(item)))
+    return [item for _, item in sorted(scored)]
+
+
+def brute_force_linear(memory: Shard, query: np.ndarray, decoder: DecoderName) -> list[int]:
+    statistics = memory.statistics
+    means = statistics.means().astype(float)
+    if decoder == "global":
+        keys = np.square(means - query).sum(1)
+    else:
+        defaults = DecoderSettings()
+        precision = precision_matrix(within_covariance([statistics]), defaults.shrinkage)
+        keys = np.array([c @ precision @ c / 2 - query @ precision @ c for c in means])
+        keys = np.round(keys - defaults.prior_weight * np.log(statistics.counts + 1), 4)
+    return [int(statistics.item_indexes[i]) for i in np.lexsort((statistics.item_indexes, keys))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(memories(), st.integers(1, 70), st.integers(1, 15))
+def test_local_over_any_partition_equals_brute_force(drawn, num_neighbors: int, k: int):
+    memory, shards, queries = drawn
+    found = search(shards, queries, "local", k=k, num_neighbors=num_neighbors)
+    for query, ids in zip(queries, found.ids, strict=True):
+        expected = brute_force_local(memory, query, num_neighbors)[:k]
+        assert ids.tolist() == expected + [-1] * (k - len(expected))
+
+
+@settings(max_examples=100, deadline=None)
+@given(memories(), st.integers(1, 15))
+def test_global_over_any_partition_equals_brute_force(drawn, k: int):
+    memory, shards, queries = drawn
+    found = search(shards, queries, "global", k=k)
+    for query, ids in zip(queries, found.ids, strict=True):
+        expected = brute_force_linear(memory, query, "global")[:k]
+        assert ids.tolist() == expected + [-1] * (k - len(expected))
+
+
+@settings(max_examples=100, deadline=None)
+@given(memories())
+def test_whitened_scores_over_any_partition_equal_the_formula(drawn):
+    memory, shards, queries = drawn
+    one, many = search([memory], queries, "whitened", k=NUM_ITEMS), search(shards, queries, "whitened", k=NUM_ITEMS)
+    np.testing.assert_array_equal(one.ids, many.ids)
+    defaults, statistics = DecoderSettings(), memory.statistics
+    precision = precision_matrix(within_covariance([statistics]), defaults.shrinkage)
+    for query, ids, scores in zip(queries.astype(float), many.ids, many.scores, strict=True):
+        rows = np.searchsorted(statistics.item_indexes, ids[ids >= 0])
+        means = statistics.means().astype(float)[rows]
+        expected = means @ precision @ query - np.einsum("vi,ij,vj->v", means, precision, means) / 2
+        expected += defaults.prior_weight * np.log(statistics.counts[rows] + 1)
+        np.testing.assert_allclose(scores[ids >= 0], expected, rtol=1e-4, atol=1e-4)
+        assert len(rows) == len(statistics.item_indexes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(memories())
+def test_local_with_all_entries_equals_global_bit_for_bit(drawn):
+    memory, shards, queries = drawn
+    local = search(shards, queries, "local", k=NUM_ITEMS, num_neighbors=1000)
+    everything = search([memory], queries, "global", k=NUM_ITEMS)
+    np.testing.assert_array_equal(local.ids, everything.ids)
+    np.testing.assert_array_equal(local.scores, everything.scores)
+
+
+@settings(max_examples=60, deadline=None)
+@given(memories(), st.sampled_from(["global", "local", "whitened"]), st.sets(st.integers(0, NUM_ITEMS - 1)))
+def test_exclusion_removes_exactly_those_items(drawn, decoder: DecoderName, banned: set[int]):
+    _, shards, queries = drawn
+    full = search(shards, queries, decoder, k=NUM_ITEMS)
+    cut = search(shards, queries, decoder, k=NUM_ITEMS, excluded=[sorted(banned)] * len(queries))
+    for before, after in zip(full.ids, cut.ids, strict=True):
+        assert [i for i in before if i >= 0 and i not in banned] == [i for i in after if i >= 0]
+
+
+def test_an_item_with_one_entry_is_represented_by_that_entry():
+    vectors = np.array([[1.0, 0, 0, 0], [0, 2.0, 0, 0]], dtype=np.float16)
+    shard = make_shard(np.array([5, 6]), np.array([3, 7]), vectors)
+    found = search([shard], vectors[1:].astype(np.float32), "global", k=2)
+    assert found.ids.tolist() == [[7, 3]]
+    assert found.scores.tolist() == [[0.0, -5.0]]
+
+
+def test_ranking_by_inverse_distance_and_by_inner_product_agree():
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(300, DIM)).astype(np.float16)
+    shard = make_shard(np.arange(300), np.arange(300) % 50, vectors)
+    query = rng.normal(size=(1, DIM)).astype(np.float32)
+    means = shard.statistics.means().astype(float)
+    distances = np.sqrt(np.square(means - query).sum(1))
+    inner = means @ query[0] - np.square(means).sum(1) / 2
+    found = search([shard], query, "global", k=50).ids[0].tolist()
+    assert found == np.argsort(-1 / distances).tolist() == np.argsort(-inner).tolist()
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 50), st.sampled_from([0.0, 0.5, 1.0])), max_size=6), min_size=1, max_size=5))
+def test_merge_of_top_k_equals_sorting_everything(parts):
+    seen: set[int] = set()
+    lists = []
+    for part in parts:
+        fresh = [(i, s) for i, s in dict(part).items() if i not in seen]
+        seen |= {i for i, _ in fresh}
+        lists.append(sorted(fresh, key=lambda p: (-p[1], p[0])))
+    width = max(len(part) for part in lists) + 1
+    padded = [part + [(-1, -np.inf)] * (width - len(part)) for part in lists]
+    arrays = [TopK(np.array([[i for i, _ in p]]), np.array([[s for _, s in p]])) for p in padded]
+    expected = sorted((pair for part in lists for pair in part), key=lambda p: (-p[1], p[0]))[:4]
+    found = merge_top_k(arrays, 4)
+    assert [i for i in found.ids[0].tolist() if i >= 0] == [i for i, _ in expected]
+    assert found.ids.shape == (1, 4)
+
+
+def test_statistics_merge_to_the_same_bits_in_any_order():
+    rng = np.random.default_rng(1)
+    items, vectors = rng.integers(0, 9, 200), (rng.normal(size=(200, 3)) * 30).astype(np.float16)
+    times = rng.integers(0, 99, 200)
+    whole = statistics_of(items, vectors, times)
+    shuffled = rng.permutation(200)
+    parts = [statistics_of(items[p], vectors[p], times[p]) for p in np.array_split(shuffled, 7)]
+    merged = merge_statistics(parts[::-1])
+    for name in ("item_indexes", "counts", "sums", "last_timestamps"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(merged, name))
+    np.testing.assert_allclose(whole.scatter, merged.scatter, rtol=1e-12)
+    centred = vectors.astype(float) - np.stack([vectors[items == i].astype(float).mean(0) for i in items])
+    np.testing.assert_allclose(within_covariance([whole]), centred.T @ centred / (200 - len(whole.counts)), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("num_neighbors", [1, 7, 64])
+def test_near_ties_beyond_the_slack_are_still_exact(num_neighbors: int):
+    """Hundreds of entries closer together than float32 can tell in a matrix product: the search must widen until it is sure."""
+    rng = np.random.default_rng(0)
+    vectors = np.full((500, 8), 100, dtype=np.float16)
+    vectors[:, 0] += rng.choice([0, 0.0625], 500).astype(np.float16)
+    shard = make_shard(rng.permutation(500), np.arange(500), vectors)
+    query = np.full((1, 8), 100.03, dtype=np.float32)
+    found = shard.nearest(query, num_neighbors)
+    distances = np.square(shard.vectors.astype(float) - query.astype(float)).sum(1)
+    expected = np.lexsort((shard.sample_ids, distances))[:num_neighbors]
+    assert found.positions[0].tolist() == expected.tolist()
