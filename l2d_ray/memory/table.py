@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from l2d_ray.data.catalogue import Catalogue
-from l2d_ray.data.samples import Sample
+from l2d_ray.data.sequences import Target
 from l2d_ray.errors import ArtefactError
 from l2d_ray.schema import FORMAT_VERSION, ITEMS, bucket_of, entries_schema
 
@@ -162,8 +162,8 @@ def exists(uri: str) -> bool:
     return bool(filesystem.get_file_info(f"{path}/entries.lance/_versions").type != fs.FileType.NotFound)
 
 
-def entries_table(samples: Sequence[Sample], vectors: NDArray[np.float32]) -> pa.Table:
-    """Rows of the memory for samples and their hidden states, (n, d); ArtefactError where a state does not fit float16."""
+def entries_table(targets: Sequence[Target], vectors: NDArray[np.float32]) -> pa.Table:
+    """Rows of the memory for targets and their samples' hidden states, (n, d); ArtefactError where a state does not fit float16."""
     with np.errstate(over="ignore"):
         stored = vectors.astype(np.float16)
     if not np.isfinite(stored).all():
@@ -174,11 +174,11 @@ def entries_table(samples: Sequence[Sample], vectors: NDArray[np.float32]) -> pa
     values = pa.array(stored.reshape(-1), type=pa.float16())
     schema = entries_schema(dim)
     columns: list[Any] = [
-        np.array([s.sample_id for s in samples], dtype=np.int64),
-        [s.user_id for s in samples],
-        [s.item_id for s in samples],
-        pa.array([s.timestamp for s in samples], type=pa.int64()),
-        np.array([bucket_of(s.item_id) for s in samples], dtype=np.int16),
+        np.array([s.sample_id for s in targets], dtype=np.int64),
+        [s.user_id for s in targets],
+        [s.item_id for s in targets],
+        pa.array([s.timestamp for s in targets], type=pa.int64()),
+        np.array([bucket_of(s.item_id) for s in targets], dtype=np.int16),
         pa.FixedSizeListArray.from_arrays(values, type=schema.field("vector").type),
     ]
     return pa.table(columns, schema=schema)

@@ -22,10 +22,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
-from l2d_ray.errors import ArtefactError, ConfigError, DataError
-from l2d_ray.text.packing import pad_batch
+from l2d_ray.errors import ConfigError
+from l2d_ray.model.tree_attention import SharedCache, refuse_empty
 from l2d_ray.text.prefix_tree import NO_TOKEN, PrefixTree
 from l2d_ray.text.prompts import TokenIds
 
@@ -78,9 +77,9 @@ def constrained_beam_search(  # seven parameters: each is a setting of the publi
     if not prompts:
         return []
     _refuse_bad_settings(model, tree, num_beams, k, max_length=max(map(len, prompts)) + tree.max_depth)
-    _refuse_empty(prompts)
+    refuse_empty(prompts)
     finished = _Finished(len(prompts), min(num_beams, k), length_penalty, tree.max_depth)
-    state = _SharedCache(model, prompts, pad_token_id)
+    state = SharedCache(model, prompts, pad_token_id)
     beams = _roots(len(prompts))
     for depth in range(1, tree.max_depth + 1):
         candidates = _expand(state, tree, beams)
@@ -96,31 +95,6 @@ def constrained_beam_search(  # seven parameters: each is a setting of the publi
     return [_rank_items(tree, leaves, scores, k) for leaves, scores in zip(finished.leaves, finished.scores, strict=True)]
 
 
-@torch.inference_mode()
-def greedy_titles(
-    model: Any, prompts: Sequence[TokenIds], *, max_new_tokens: int, terminator_id: int, pad_token_id: int
-) -> list[list[int]]:
-    """What the model writes freely after each prompt, most probable token by token: the ids before the terminator (at most max_new_tokens).
-
-    The text need not be a title of the catalogue. All prompts are one batch, left padded. Raises DataError for an empty prompt.
-    """
-    if not prompts:
-        return []
-    _refuse_empty(prompts)
-    token_ids, is_real = pad_batch(prompts, pad_token_id, side="left")
-    written = model.generate(
-        torch.from_numpy(token_ids).to(model.device),
-        attention_mask=torch.from_numpy(is_real).long().to(model.device),
-        max_new_tokens=max_new_tokens,
-        num_beams=1,
-        do_sample=False,
-        eos_token_id=terminator_id,
-        pad_token_id=pad_token_id,
-    )
-    rows: list[list[int]] = written[:, token_ids.shape[1] :].tolist()
-    return [row[: row.index(terminator_id)] if terminator_id in row else row for row in rows]
-
-
 class _Beams(NamedTuple):
     """Running beams of n requests, w each, best first; the last token of each is not yet fed. A dead beam has score DEAD."""
 
@@ -132,7 +106,7 @@ class _Beams(NamedTuple):
 
     def keep(self, is_kept: NDArray[np.bool_]) -> _Beams:
         """The beams of some of the requests."""
-        return _Beams(*(values[is_kept] for values in self))
+        return _Beams(self.requests[is_kept], self.parents[is_kept], self.tokens[is_kept], self.nodes[is_kept], self.scores[is_kept])
 
 
 class _Candidates(NamedTuple):
@@ -161,74 +135,8 @@ class _Candidates(NamedTuple):
         return _Beams(requests, np.where(is_live, self.parents[positions], 0), tokens, self.nodes[positions], scores)
 
     def _positions(self, columns: IntArray) -> IntArray:
-        return np.minimum(self.firsts[:, None] + columns, len(self.nodes) - 1)
-
-
-class _SharedCache:
-    """Keys and values of the prompts and of all that was ever fed after them, one row a request, shared by its beams.
-
-    ``_visible (n, w, t) bool`` says which of the t cached positions each beam has behind it. ``_logits (m, vocabulary)`` are those of
-    the last pass: one row a request after the prompts, then one row per token fed.
-    """
-
-    def __init__(self, model: Any, prompts: Sequence[TokenIds], pad_token_id: int) -> None:
-        token_ids, is_real = pad_batch(prompts, pad_token_id, side="left")
-        self._model, self._device = model, model.device
-        mask = self._tensor(is_real)
-        self._cache = DynamicCache()
-        self._lengths = mask.sum(1)
-        self._visible = mask[:, None]
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        self._forward(self._tensor(token_ids), mask.long(), positions, logits_to_keep=1)
-
-    @property
-    def vocab_size(self) -> int:
-        return self._logits.shape[-1]
-
-    def log_probs(self, rows: IntArray, tokens: IntArray) -> FloatArray:
-        """(m,) float32: log-probability of each token after the fed token ``row`` (row-major over the last ``feed``)."""
-        picked = self._tensor(rows)
-        log_probs: FloatArray = (self._logits[picked, self._tensor(tokens)].float() - self._log_norms[picked]).cpu().numpy()
-        if np.isnan(log_probs).any():
-            raise ArtefactError("The model gave NaN as a log-probability; its weights are damaged or the dtype is too narrow for it.")
-        return log_probs
-
-    def keep(self, is_kept: NDArray[np.bool_]) -> None:
-        """Forget the other requests; the next pass must come before the next ``log_probs``."""
-        if is_kept.all():
-            return
-        rows = self._tensor(np.flatnonzero(is_kept))
-        self._cache.batch_select_indices(rows)
-        self._lengths, self._visible = self._lengths[rows], self._visible[rows]
-
-    def feed(self, parents: IntArray, tokens: IntArray) -> None:
-        """Append to each beam ``(n, w)``, child of beam ``parents (n, w)``, its tokens ``(n, w, length)``, in one pass."""
-        (num_requests, width, length), device = tokens.shape, self._device
-        inherited = self._tensor(parents)[:, :, None].expand(-1, -1, self._visible.shape[-1])
-        past = self._visible.gather(1, inherited).repeat_interleave(length, dim=1)
-        own = torch.block_diag(*torch.ones(length, length, device=device).tril().expand(width, -1, -1)).bool()
-        visible = torch.cat([past, own.expand(num_requests, -1, -1)], dim=-1)
-        mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=device)
-        mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
-        positions = (self._lengths[:, None] + torch.arange(length, device=device)).repeat(1, width)
-        self._forward(self._tensor(tokens.reshape(num_requests, -1)), mask[:, None], positions, logits_to_keep=0)
-        self._visible = visible[:, length - 1 :: length]
-        self._lengths = self._lengths + length
-
-    def _forward(self, token_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, *, logits_to_keep: int) -> None:
-        output = self._model(
-            input_ids=token_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=logits_to_keep,
-        )
-        self._logits = output.logits.flatten(0, 1)
-        self._log_norms = self._logits.float().logsumexp(-1)
-
-    def _tensor(self, values: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(values).to(self._device)
+        positions: IntArray = np.minimum(self.firsts[:, None] + columns, len(self.nodes) - 1)
+        return positions
 
 
 class _Finished:
@@ -252,8 +160,8 @@ class _Finished:
         """(n,) bool: whether a running beam (n, w) of ``depth`` tokens may still end among the best; log-probabilities only fall."""
         kindest_length = self._max_depth if self._length_penalty > 0 else depth + 1
         best = log_probs.max(axis=1)
-        is_within: NDArray[np.bool_] = self._normalise(best, kindest_length) >= self.scores[requests, -1]
-        return is_within & (best > DEAD)
+        is_open: NDArray[np.bool_] = (best > DEAD) & (self._normalise(best, kindest_length) >= self.scores[requests, -1])
+        return is_open
 
     def _normalise(self, log_probs: FloatArray, lengths: int | IntArray) -> FloatArray:
         scores: FloatArray = (log_probs / np.power(lengths, self._length_penalty, dtype=np.float64)).astype(np.float32)
@@ -265,7 +173,7 @@ def _roots(num_requests: int) -> _Beams:
     return _Beams(np.arange(num_requests), zeros, zeros, zeros, zeros.astype(np.float32))
 
 
-def _expand(state: _SharedCache, tree: PrefixTree, beams: _Beams) -> _Candidates:
+def _expand(state: SharedCache, tree: PrefixTree, beams: _Beams) -> _Candidates:
     """Children of every live beam with their scores."""
     rows, parents = np.nonzero(beams.scores > DEAD)
     children = tree.expand(beams.nodes[rows, parents])
@@ -281,7 +189,7 @@ def _expand(state: _SharedCache, tree: PrefixTree, beams: _Beams) -> _Candidates
     return _Candidates(scores, is_leaf, firsts, parents, children.tokens, children.nodes)
 
 
-def _finish_tails(state: _SharedCache, tree: PrefixTree, beams: _Beams, finished: _Finished, depth: int) -> None:
+def _finish_tails(state: SharedCache, tree: PrefixTree, beams: _Beams, finished: _Finished, depth: int) -> None:
     """Score the rest of every beam's only title and take all of them in; ``depth`` tokens are scored already."""
     is_live = beams.scores > DEAD
     tails = tree.tails(beams.nodes[is_live])
@@ -316,12 +224,6 @@ def _rank_items(tree: PrefixTree, leaves: IntArray, scores: FloatArray, k: int) 
     item_scores = scores[is_found][items.owners]
     order = np.lexsort((items.item_indexes, -item_scores))[:k]
     return TitleBeams(items.item_indexes[order], item_scores[order])
-
-
-def _refuse_empty(prompts: Sequence[TokenIds]) -> None:
-    empty = [index for index, prompt in enumerate(prompts) if not len(prompt)]
-    if empty:
-        raise DataError(f"Prompt {empty[0]} has no tokens; a title can only follow at least one token, for example the begin token.")
 
 
 def _refuse_bad_settings(model: Any, tree: PrefixTree, num_beams: int, k: int, *, max_length: int) -> None:

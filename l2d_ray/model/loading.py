@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -64,7 +64,7 @@ def resolve_name(name: str, device: str) -> str:
 
 
 def make_mini(
-    training_titles: Callable[[], Sequence[str]],
+    training_titles: Sequence[str],
     settings: PromptSettings,
     *,
     vocab_size: int,
@@ -72,13 +72,15 @@ def make_mini(
     seed: int,
 ) -> LanguageModel:
     """A fresh mini model; ``shape`` as in ``make_model``."""
-    tokenizer = make_tokenizer(training_titles(), vocab_size)
+    tokenizer = make_tokenizer(training_titles, vocab_size)
     return LanguageModel(make_model(tokenizer, **shape, seed=seed), tokenizer, settings, "")
 
 
 def load_pretrained(name: str, settings: PromptSettings, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A pretrained causal LM: ``smollm2``, a local folder or a hub id."""
     source = str(smollm2_dir()) if name == "smollm2" else name
+    if source.startswith((".", "/")) and not Path(source).is_dir():
+        raise ArtefactError(f"There is no model folder at {source}; give mini, smollm2, a folder that exists, or a hub id.")
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

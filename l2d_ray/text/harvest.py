@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from l2d_ray.data.samples import Sample, iter_samples
-from l2d_ray.data.sequences import UserSequence
+from l2d_ray.data.sequences import Target, UserSequence
 from l2d_ray.errors import DataError
 from l2d_ray.text.prompts import PromptFormat, TokenIds, TokenWindow
 
 
 @dataclass(frozen=True)
 class Harvest:
-    """Texts to encode and the samples whose states come out, in the same order (windows in order, states ascending)."""
+    """Texts to encode and the targets of the samples whose states come out, in the same order (windows in order, states ascending)."""
 
     windows: list[TokenWindow]
-    samples: list[Sample]
+    targets: list[Target]
 
 
 def harvest(sequences: Iterable[UserSequence], split: int, *, item_id_to_title: Mapping[str, TokenIds], prompts: PromptFormat) -> Harvest:
@@ -25,19 +24,22 @@ def harvest(sequences: Iterable[UserSequence], split: int, *, item_id_to_title: 
     Raises DataError where a sequence names an item without a title.
     """
     windows: list[TokenWindow] = []
-    samples: list[Sample] = []
+    targets: list[Target] = []
     for sequence in sequences:
         positions = sequence.target_positions(split)
         if positions:
             windows += prompts.windows(_titles(sequence, positions.stop, item_id_to_title), positions.start, completions=False)
-            samples += iter_samples([sequence], split)
-    assert sum(len(w.state_indexes) for w in windows) == len(samples)
-    return Harvest(windows, samples)
+            targets += sequence.targets(split)
+    assert sum(len(w.state_indexes) for w in windows) == len(targets)
+    return Harvest(windows, targets)
 
 
-def training_windows(sequence: UserSequence, *, item_id_to_title: Mapping[str, TokenIds], prompts: PromptFormat) -> list[TokenWindow]:
-    """Texts with completions for fine-tuning: the user's training interactions alone."""
-    return prompts.windows(_titles(sequence, sequence.num_train, item_id_to_title), completions=True)
+def completion_windows(
+    sequence: UserSequence, split: int, *, item_id_to_title: Mapping[str, TokenIds], prompts: PromptFormat
+) -> list[TokenWindow]:
+    """Texts with completions, for the loss on a split's targets; the user's later splits are not in them."""
+    positions = sequence.target_positions(split)
+    return prompts.windows(_titles(sequence, positions.stop, item_id_to_title), positions.start, completions=True) if positions else []
 
 
 def _titles(sequence: UserSequence, stop: int, item_id_to_title: Mapping[str, TokenIds]) -> list[TokenIds]:

@@ -1,0 +1,50 @@
+"""What every baseline is: fitted by its constructor from training sequences alone, then a function from histories to ranked items.
+
+``Baseline.rank`` fits ``evaluate.protocol.Ranker``. Laws that the contract suite states for all of them: the answer is (n, k) int64 item
+indexes, best first, no item twice in a row, no excluded item, -1 only after the last item; equal scores are ordered by smaller item index;
+a history that says nothing (empty, or of items without training data) is answered with the popularity order, so a list is short
+only where the catalogue is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2d_ray.evaluate.metrics import PADDING
+
+
+class Baseline(Protocol):
+    """A fitted recommender over items 0..num_items-1."""
+
+    def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
+        """The k best items of each history (oldest first): (n, k) int64, padded with -1, without the items of ``exclude[i]``."""
+        ...
+
+
+def interaction_counts(train_sequences: Sequence[Sequence[int]], num_items: int) -> NDArray[np.int64]:
+    """How often each item occurs in the training sequences, repeats included: (num_items,) int64."""
+    counts = np.zeros(num_items, np.int64)
+    for sequence in train_sequences:
+        np.add.at(counts, np.asarray(sequence, np.int64), 1)
+    return counts
+
+
+def top_items(scores: NDArray[np.float64], k: int, exclude: Collection[int] = ()) -> NDArray[np.int64]:
+    """Items of the k largest scores: (num_items,) float64 -> (k,) int64, equal scores by smaller index, padded with -1.
+
+    Excluded items never occur. Exact on ties: everything that equals the k-th score is ordered before the cut.
+    """
+    allowed = np.ones(len(scores), bool)
+    allowed[list(exclude)] = False
+    candidates = np.flatnonzero(allowed)
+    num_ranked = min(k, len(candidates))
+    if 0 < num_ranked < len(candidates):
+        kth = np.partition(scores[candidates], len(candidates) - num_ranked)[len(candidates) - num_ranked]
+        candidates = candidates[scores[candidates] >= kth]
+    ranked = np.full(k, PADDING, np.int64)
+    ranked[:num_ranked] = candidates[np.argsort(-scores[candidates], kind="stable")][:num_ranked]
+    return ranked

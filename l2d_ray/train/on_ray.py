@@ -1,0 +1,267 @@
+"""Fine-tuning on Ray: windows stream from Ray Data to Ray Train workers, DeepSpeed steps, one checkpoint an epoch.
+
+A run is resumed by its name and storage path: a killed worker restarts all of them from the last checkpoint, and a killed driver goes on
+where it stopped when the job is run again. Everything a worker needs comes through its settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+import torch
+from deepspeed.utils import logger as deepspeed_logger
+from ray.data import Dataset
+from ray.experimental import tqdm_ray
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer
+from torch.utils.tensorboard import SummaryWriter
+from transformers.utils import logging as hf_logging
+
+from l2d_ray.data.sequences import part_paths, sequences_from_arrow
+from l2d_ray.errors import DataError
+from l2d_ray.schema import TRAIN, VALID
+from l2d_ray.text.harvest import completion_windows
+from l2d_ray.text.prompts import PromptFormat, TokenIds, TokenWindow
+from l2d_ray.train.batches import batches_per_epoch, packed_batches
+from l2d_ray.train.loop import train_epoch, validate
+from l2d_ray.train.loss import CompletionLoss
+from l2d_ray.train.settings import deepspeed_settings, learning_rate_factor
+from l2d_ray.train.weights import load_for_training, parameter_groups, save_plain_model
+
+MODEL_FOLDER = "model"
+STATE_FOLDER = "state"
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a worker gets; the names are those of config.TrainConfig."""
+
+    base_dir: str
+    log_dir: str
+    use_gpu: bool
+    num_workers: int
+    num_epochs: int
+    batch_tokens: int
+    accumulation_steps: int
+    learning_rate: float
+    warmup_fraction: float
+    weight_decay: float
+    max_grad_norm: float
+    patience: int
+    zero_stage: int
+    precision: str
+    lora: dict[str, Any] | None
+    gradient_checkpointing: bool
+    seed: int
+    show_progress: bool = False
+    num_windows: int = 0
+    mean_tokens: float = 0.0
+    mean_valid_tokens: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The best epoch's plain model folder and the curve, one record an epoch."""
+
+    model_dir: Path
+    curve: list[dict[str, float]]
+
+
+def windows_dataset(data_dir: Path, split: int, *, item_id_to_title: dict[str, TokenIds], prompts: PromptFormat) -> Dataset:
+    """Rows ``token_ids``, ``loss_start``: the texts of a split, tokenised by Ray Data tasks and kept in the object store."""
+    titles = ray.put(item_id_to_title)
+
+    def to_windows(table: pa.Table) -> pa.Table:
+        known = ray.get(titles)
+        sequences = sequences_from_arrow(table)
+        windows = [w for s in sequences for w in completion_windows(s, split, item_id_to_title=known, prompts=prompts)]
+        token_ids = pa.array([w.token_ids for w in windows], type=pa.list_(pa.int32()))
+        return pa.table({"token_ids": token_ids, "loss_start": pa.array([w.loss_start for w in windows], type=pa.int32())})
+
+    paths = [str(path) for path in part_paths(data_dir)]
+    windows = ray.data.read_parquet(paths).map_batches(to_windows, batch_format="pyarrow", batch_size=None).materialize()
+    if not windows.count():
+        raise DataError(f"No user under {data_dir} has two interactions in the {('training', 'validation')[split]} split; use more data.")
+    return windows
+
+
+def train(
+    settings: TrainSettings,
+    data_dir: Path,
+    *,
+    item_id_to_title: dict[str, TokenIds],
+    prompts: PromptFormat,
+    run_name: str,
+    storage_path: str,
+    max_failures: int,
+    callbacks: list[UserCallback] | None = None,
+) -> TrainResult:
+    """Train, or go on with the run of this name; returns the epoch of lowest validation loss."""
+    datasets = {
+        name: windows_dataset(data_dir, split, item_id_to_title=item_id_to_title, prompts=prompts)
+        for name, split in (("train", TRAIN), ("valid", VALID))
+    }
+    num_windows, mean_tokens = _size(datasets["train"])
+    _, mean_valid_tokens = _size(datasets["valid"])
+    sized = asdict(settings) | {"num_windows": num_windows, "mean_tokens": mean_tokens, "mean_valid_tokens": mean_valid_tokens}
+    keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="valid_loss", checkpoint_score_order="min")
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config=sized,
+        scaling_config=ScalingConfig(num_workers=settings.num_workers, use_gpu=settings.use_gpu),
+        run_config=RunConfig(
+            name=run_name,
+            storage_path=storage_path,
+            failure_config=FailureConfig(max_failures=max_failures),
+            checkpoint_config=keep,
+            callbacks=callbacks,
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+        datasets=datasets,
+    )
+    result = trainer.fit()
+    best, metrics = min(result.best_checkpoints, key=lambda pair: pair[1]["valid_loss"])
+    last = max((m for _, m in result.best_checkpoints), key=lambda m: m["epoch"])
+    return TrainResult(Path(best.path) / MODEL_FOLDER, last["curve"] or metrics["curve"])
+
+
+def _size(windows: Dataset) -> tuple[int, float]:
+    """Number of windows and their mean length in tokens."""
+    lengths = windows.map_batches(
+        lambda t: pa.table({"length": pa.compute.list_value_length(t["token_ids"])}), batch_format="pyarrow", batch_size=None
+    )
+    return windows.count(), float(lengths.mean("length"))
+
+
+def _train_worker(raw: dict[str, Any]) -> None:
+    """The loop of one worker: an epoch, its validation, its checkpoint; again until the epochs or the patience are used up."""
+    settings = TrainSettings(**raw)
+    torch.manual_seed(settings.seed)
+    hf_logging.disable_progress_bar()
+    deepspeed_logger.setLevel(logging.WARNING)
+    if not settings.use_gpu:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()))
+    engine, scheduler_steps = _make_engine(settings)
+    progress = _restore(engine)
+    writer = SummaryWriter(settings.log_dir) if _rank() == 0 else None
+    for epoch in range(len(progress["curve"]), settings.num_epochs):
+        if progress["stale_epochs"] >= settings.patience:
+            break
+        record = _run_epoch(engine, settings, epoch, scheduler_steps)
+        best = min((r["valid_loss"] for r in progress["curve"]), default=float("inf"))
+        progress["curve"].append(record)
+        progress["stale_epochs"] = 0 if record["valid_loss"] < best else progress["stale_epochs"] + 1
+        if writer:
+            for name in ("train_loss", "valid_loss", "learning_rate"):
+                writer.add_scalar(name, record[name], int(record["step"]))
+            writer.flush()
+        _report(engine, settings, progress)
+
+
+def _make_engine(settings: TrainSettings) -> tuple[Any, int]:
+    """DeepSpeed's engine over the loss, and the optimizer steps of one epoch."""
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    model = load_for_training(Path(settings.base_dir), dtype=dtype, lora=settings.lora)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    loss = CompletionLoss(model)
+    optimizer = torch.optim.AdamW(parameter_groups(loss, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95))
+    share = settings.num_windows // settings.num_workers
+    steps = max(1, batches_per_epoch(share, settings.batch_tokens, settings.mean_tokens) // settings.accumulation_steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: learning_rate_factor(step, num_steps=steps * settings.num_epochs, warmup_fraction=settings.warmup_fraction),
+    )
+    engine, *_ = deepspeed.initialize(
+        model=loss,
+        optimizer=optimizer,
+        lr_scheduler=scheduler,
+        config=deepspeed_settings(
+            zero_stage=settings.zero_stage,
+            precision=settings.precision,
+            accumulation_steps=settings.accumulation_steps,
+            max_grad_norm=settings.max_grad_norm,
+        ),
+        dist_init_required=False,
+    )
+    return engine, steps
+
+
+def _run_epoch(engine: Any, settings: TrainSettings, epoch: int, num_steps: int) -> dict[str, float]:
+    rng = np.random.default_rng([settings.seed, epoch, _rank()])
+    batches = packed_batches(
+        _windows("train"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_tokens, rng=rng
+    )
+    total = num_steps * settings.accumulation_steps
+    bar = tqdm_ray.tqdm(total=total, desc=f"epoch {epoch + 1}/{settings.num_epochs}") if settings.show_progress and _rank() == 0 else None
+    trained = train_epoch(engine, batches, lambda loss: bar.update(1) if bar else None)
+    if bar:
+        bar.close()
+    held_out = packed_batches(
+        _windows("valid"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_valid_tokens, rng=rng
+    )
+    valid = validate(engine, held_out)
+    record = {
+        "epoch": epoch + 1,
+        "step": float(engine.global_steps),
+        "train_loss": trained.loss,
+        "valid_loss": valid.loss,
+        "learning_rate": float(engine.get_lr()[0]),
+    }
+    if _rank() == 0:
+        print(" ".join(f"{name}={value:g}" for name, value in record.items()), flush=True)  # noqa: T201
+    return record
+
+
+def _windows(name: str) -> Iterator[TokenWindow]:
+    """This worker's share of a dataset, streamed."""
+    blank = np.zeros(0, dtype=np.int32)
+    for batch in ray.train.get_dataset_shard(name).iter_batches(batch_size=1024, batch_format="pyarrow"):
+        for token_ids, start in zip(batch["token_ids"], batch["loss_start"].to_pylist(), strict=True):
+            yield TokenWindow(token_ids.values.to_numpy(), blank, blank, start)
+
+
+def _report(engine: Any, settings: TrainSettings, progress: dict[str, Any]) -> None:
+    """Save optimizer state (every rank its part) and the plain model (rank 0), and hand both to Ray Train: a barrier for all."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine.save_checkpoint(folder, tag=STATE_FOLDER, client_state={"progress": progress})
+        state = _gathered_parameters(engine)
+        if _rank() == 0:
+            save_plain_model(state, Path(settings.base_dir), Path(folder) / MODEL_FOLDER, lora=settings.lora)
+        metrics = progress["curve"][-1] | {"curve": progress["curve"], "worker_pid": os.getpid()}
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _restore(engine: Any) -> dict[str, Any]:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return {"curve": [], "stale_epochs": 0}
+    with checkpoint.as_directory() as folder:
+        _, client_state = engine.load_checkpoint(folder, tag=STATE_FOLDER)
+    progress: dict[str, Any] = client_state["progress"]
+    return progress
+
+
+def _gathered_parameters(engine: Any) -> dict[str, torch.Tensor]:
+    """Every parameter whole, on the CPU of rank 0 (empty elsewhere), one at a time where ZeRO-3 has taken them apart."""
+    state = {}
+    for name, parameter in engine.module.model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            if _rank() == 0:
+                state[name] = parameter.detach().cpu().clone()
+    return state
+
+
+def _rank() -> int:
+    return int(ray.train.get_context().get_world_rank())
