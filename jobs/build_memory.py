@@ -16,18 +16,13 @@ from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 from l2d_ray.memory.on_ray import build_memory
 from l2d_ray.model.loading import resolve_device
+from l2d_ray.model.on_ray import EncoderSpec
 
 
 def main(config: RunConfig) -> dict[str, Any]:
     with connect(config.ray.address, config.ray.num_cpus):
-        summary = build_memory(
-            config.data_dir,
-            config.checkpoint_dir,
-            config.memory_uri,
-            device=resolve_device(config.device),
-            num_workers=config.memory.num_workers,
-            max_batch_tokens=config.memory.batch_tokens,
-        )
+        spec = EncoderSpec(str(config.checkpoint_dir), resolve_device(config.device), config.memory.batch_tokens)
+        summary = build_memory(config.data_dir, config.memory_uri, spec=spec, num_workers=config.memory.num_workers)
     return {"job": "build_memory", "memory_uri": config.memory_uri, **asdict(summary)}
 
 

@@ -32,11 +32,12 @@ CURVE = "training.json"
 
 def main(config: RunConfig) -> dict[str, Any]:
     started = time.monotonic()
+    curve: list[dict[str, float]] = []
     device = resolve_device(config.device)
     catalogue = Catalogue.read(config.data_dir / "items.parquet")
     base = base_model(config, catalogue, device)
     if isinstance(config.train, str):
-        checkpoint, curve = save_checkpoint(base, config.checkpoint_dir), []
+        checkpoint = save_checkpoint(base, config.checkpoint_dir)
     else:
         with connect(config.ray.address, config.ray.num_cpus):
             checkpoint, curve = _fine_tune(config, config.train, base, catalogue, device)

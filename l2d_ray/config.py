@@ -112,11 +112,11 @@ class IndexConfig(Section):
 class DecoderConfig(Section):
     """What jobs.tune_decoder tries on validation."""
 
-    num_neighbors: tuple[int, ...] = Field((50, 100, 200, 500, 1000), min_length=1, description="Neighbours of the local decoder.")
-    shrinkages: tuple[float, ...] = Field((0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), min_length=1, description="Shrinkages of the covariance.")
-    prior_weights: tuple[float, ...] = Field((0.0, 0.5, 1.0, 1.5, 2.0, 3.0), min_length=1, description="Weights of log(n + 1).")
+    num_neighbors: tuple[int, ...] = Field((100, 200, 500, 1000), min_length=1, description="Neighbours of the local decoder.")
+    shrinkages: tuple[float, ...] = Field((0.01, 0.03, 0.1, 0.2, 0.4, 0.7), min_length=1, description="Shrinkages of the covariance.")
+    prior_weights: tuple[float, ...] = Field((0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), min_length=1, description="Weights of log(n + 1).")
     metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@(10|20|50|100)$", description="What is maximised, unmasked, by item id.")
-    max_samples: int = Field(6000, ge=1, description="Validation samples used, the latest ones.")
+    max_samples: int = Field(3000, ge=1, description="Validation samples used, the latest ones.")
 
 
 class EvaluateConfig(Section):
@@ -127,6 +127,7 @@ class EvaluateConfig(Section):
     speed_beams: int = Field(20, ge=1, description="Beams of language-space decoding.")
     speed_requests: int = Field(16, ge=2, description="Requests timed on every side.")
     speed_batch: int = Field(8, ge=1, description="Requests in one batch, the same on every side.")
+    language_samples: int = Field(256, ge=1, description="Test samples on which the beams' quality is taken.")
 
 
 class RayConfig(Section):

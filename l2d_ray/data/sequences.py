@@ -14,7 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2d_ray.errors import DataError
-from l2d_ray.schema import SEQUENCES, TRAIN
+from l2d_ray.schema import SEQUENCES, TRAIN, sample_id_of
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A sample without its history: which user chose which item, when, at which position of the user's sequence."""
+
+    user_id: str
+    item_id: str
+    timestamp: int | None
+    position: int
+
+    @property
+    def sample_id(self) -> int:
+        return sample_id_of(self.user_id, self.item_id, timestamp=self.timestamp, position=self.position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,10 @@ class UserSequence:
         """Positions p >= 1 whose interaction is a target of ``split``; the sample's history is everything before p."""
         first = sum(1 for s in self.splits if s < split)
         return range(max(first, 1), first + self.splits.count(split))
+
+    def targets(self, split: int) -> list[Target]:
+        """The split's targets, ascending by position."""
+        return [Target(self.user_id, self.item_ids[p], self.timestamps[p], p) for p in self.target_positions(split)]
 
 
 def write_part(path: Path, sequences: Iterable[UserSequence]) -> None:

@@ -101,7 +101,7 @@ def smallest(
     result = Smallest(np.full((num_queries, k), -1, dtype=np.int64), np.full((num_queries, k), np.inf))
     pending, num_candidates = np.arange(num_queries if k and len(blocks) else 0), k + SLACK
     while len(pending):
-        banned = None if excluded is None else [excluded[i] for i in pending]
+        banned = None if excluded is None else [excluded[int(i)] for i in pending]
         positions, bounds = _candidates(queries[pending], offsets[pending], blocks, num_candidates, banned)
         unsure = []
         for query, found, bound in zip(pending, positions, bounds, strict=True):

@@ -200,17 +200,13 @@ def _make_engine(settings: TrainSettings) -> tuple[Any, int]:
 
 def _run_epoch(engine: Any, settings: TrainSettings, epoch: int, num_steps: int) -> dict[str, float]:
     rng = np.random.default_rng([settings.seed, epoch, _rank()])
-    batches = packed_batches(
-        _windows("train"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_tokens, rng=rng
-    )
+    batches = packed_batches(_windows("train"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_tokens, rng=rng)
     total = num_steps * settings.accumulation_steps
     bar = tqdm_ray.tqdm(total=total, desc=f"epoch {epoch + 1}/{settings.num_epochs}") if settings.show_progress and _rank() == 0 else None
     trained = train_epoch(engine, batches, lambda loss: bar.update(1) if bar else None)
     if bar:
         bar.close()
-    held_out = packed_batches(
-        _windows("valid"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_valid_tokens, rng=rng
-    )
+    held_out = packed_batches(_windows("valid"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_valid_tokens, rng=rng)
     valid = validate(engine, held_out)
     record = {
         "epoch": epoch + 1,

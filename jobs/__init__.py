@@ -1,0 +1,1 @@
+"""Jobs: each is a module docstring with its exact command, and ``main(config) -> result``. Run as ``python -m jobs.NAME``."""

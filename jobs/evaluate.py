@@ -1,0 +1,90 @@
+"""Scores every decoder and the baselines on the test split: Recall and NDCG, full ranking, by item id and title, masked and unmasked.
+
+    python -m jobs.evaluate --config jobs/configs/quickstart.yaml evaluate.num_bootstrap=200
+    ray job submit --working-dir . -- python -m jobs.evaluate --config jobs/configs/quickstart.yaml run_dir=/shared/run
+
+Needs jobs.tune_decoder. Item-kNN is tuned on validation, like the decoders.
+Writes RUN_DIR/evaluation/systems.json and prints a table.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.cli import run
+from jobs.inputs import load_run
+from l2d_ray.baselines.item_knn import ItemKnn, tune_item_knn
+from l2d_ray.baselines.popularity import Popularity
+from l2d_ray.cluster import connect
+from l2d_ray.config import RunConfig
+from l2d_ray.data.sequences import iter_sequences
+from l2d_ray.decode.decoder import LatentDecoder
+from l2d_ray.decode.settings import DECODERS, SYSTEM_NAMES, DecoderName
+from l2d_ray.evaluate.on_ray import encode_split
+from l2d_ray.evaluate.protocol import Ranker, SystemScores, evaluate_system, format_table
+from l2d_ray.evaluate.queries import EncodedSplit
+from l2d_ray.model.on_ray import EncoderSpec
+from l2d_ray.schema import TEST, VALID
+
+QUERIES_PER_BLOCK = 256
+
+
+def main(config: RunConfig) -> dict[str, Any]:
+    started = time.monotonic()
+    loaded = load_run(config)
+    spec = EncoderSpec(str(config.checkpoint_dir), loaded.device, config.memory.batch_tokens)
+    with connect(config.ray.address, config.ray.num_cpus):
+        valid, test = (encode_split(config.data_dir, split, spec=spec, num_workers=config.memory.num_workers) for split in (VALID, TEST))
+    train_sequences = [loaded.catalogue.indexes_of(s.item_ids[: s.num_train]) for s in iter_sequences(config.data_dir)]
+    rankers = baseline_rankers(train_sequences, len(loaded.catalogue), valid.latest(config.decoder.max_samples))
+    rankers |= {SYSTEM_NAMES[name]: decoder_ranker(loaded.decoder, test, name) for name in DECODERS}
+    scores = [
+        evaluate_system(name, rank, samples=test.samples, num_bootstrap=config.evaluate.num_bootstrap, seed=config.seed)
+        for name, rank in rankers.items()
+    ]
+    print(format_table(scores), file=sys.stderr)
+    result = {"num_samples": len(test), "systems": [as_json(s) for s in scores]}
+    config.evaluation_dir.mkdir(parents=True, exist_ok=True)
+    (config.evaluation_dir / "systems.json").write_text(json.dumps(result, indent=2) + "\n")
+    metrics = {s.name: s.unmasked.metrics for s in scores}
+    return {"job": "evaluate", "num_samples": len(test), "metrics": metrics, "evaluate_s": round(time.monotonic() - started, 2)}
+
+
+def baseline_rankers(train_sequences: list[list[int]], num_items: int, valid: EncodedSplit) -> dict[str, Ranker]:
+    """Popularity, and item-kNN with the settings that are best on validation."""
+    tuned = tune_item_knn(train_sequences, num_items, histories=valid.samples.histories, targets=valid.samples.targets)
+    return {
+        "popularity": Popularity(train_sequences, num_items).rank,
+        "item-knn": ItemKnn(train_sequences, num_items, tuned.settings).rank,
+    }
+
+
+def decoder_ranker(decoder: LatentDecoder, split: EncodedSplit, name: DecoderName) -> Ranker:
+    """Ranks the samples of a split from their encoded histories, block by block."""
+
+    def rank(histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None) -> NDArray[np.int64]:
+        assert len(histories) == len(split)
+        blocks = []
+        for start in range(0, len(split), QUERIES_PER_BLOCK):
+            rows = slice(start, start + QUERIES_PER_BLOCK)
+            banned = None if exclude is None else [list(items) for items in exclude[rows]]
+            blocks.append(decoder.search(split.queries[rows], k, decoder=name, excluded=banned).ids)
+        return np.concatenate(blocks)
+
+    return rank
+
+
+def as_json(scores: SystemScores) -> dict[str, Any]:
+    """A system's figures; its time is measured by jobs.measure_speed, where all sides run in turns."""
+    return {name: value for name, value in scores.to_json().items() if name != "seconds_per_request"}
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

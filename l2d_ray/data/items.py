@@ -1,0 +1,74 @@
+"""Raw item rows -> clean item tables -> one table of everything that could be recommended.
+
+Raw rows come from any number of files in a known order. Each file is cleaned alone (streamed, in parallel), then the clean tables are
+merged: sorted by item_id, each id once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from l2d_ray.data.catalogue import Catalogue
+from l2d_ray.data.titles import clean_title, is_usable
+from l2d_ray.errors import DataError
+from l2d_ray.schema import ITEMS
+
+
+@dataclass(frozen=True, slots=True)
+class RawItem:
+    """One row of an items table, as its source gives it."""
+
+    item_id: str
+    title: str | None
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CleanItems:
+    """Items of one file with a usable title (schema ITEMS, file order), and how many rows had none."""
+
+    table: pa.Table
+    num_without_usable_title: int
+
+
+def clean_items(rows: Iterable[RawItem], *, max_title_words: int) -> CleanItems:
+    """Clean the titles of a stream of items and keep the usable ones, in order."""
+    item_ids: list[str] = []
+    titles: list[str] = []
+    attributes: list[str] = []
+    num_dropped = 0
+    for row in rows:
+        title = clean_title(row.title)
+        if not is_usable(title, max_words=max_title_words):
+            num_dropped += 1
+            continue
+        item_ids.append(row.item_id)
+        titles.append(title)
+        attributes.append(json.dumps(dict(row.attributes), sort_keys=True, ensure_ascii=False, default=str))
+    return CleanItems(pa.table([item_ids, titles, attributes], schema=ITEMS), num_dropped)
+
+
+def merge_items(tables: Sequence[pa.Table], *, first_title_wins: bool) -> pa.Table:
+    """One table (schema ITEMS) ascending by item_id, ids unique; of rows with one id and one title the first is kept.
+
+    Rows with one id and different titles raise DataError, or with ``first_title_wins`` the first row is kept.
+    """
+    merged = pa.concat_tables([ITEMS.empty_table(), *tables])
+    row_of: dict[str, int] = {}
+    titles = merged["title"].to_pylist()
+    for row, item_id in enumerate(merged["item_id"].to_pylist()):
+        first = row_of.setdefault(item_id, row)
+        if titles[first] != titles[row] and not first_title_wins:
+            raise DataError(f"Item {item_id!r} has two titles, {titles[first]!r} and {titles[row]!r}; give each item one row.")
+    return merged.take(pa.array([row_of[item_id] for item_id in sorted(row_of)], pa.int64())).combine_chunks()
+
+
+def catalogue_of(items: pa.Table, is_kept: np.ndarray) -> Catalogue:
+    """Catalogue of the rows of a merged items table that ``is_kept`` marks, (n,) bool."""
+    return Catalogue.from_arrow(items.filter(pa.array(is_kept, pa.bool_())))

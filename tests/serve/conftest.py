@@ -1,0 +1,137 @@
+"""A tiny real run: an untrained mini model, 60 titles, and an index of two shards over encoded random histories."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from l2d_ray.data.catalogue import Catalogue
+from l2d_ray.decode.decoder import LatentDecoder, PromptWriter, load_latent_decoder
+from l2d_ray.decode.search import SearchRequest, ShardAnswer, ShardSearcher
+from l2d_ray.decode.settings import DecoderSettings
+from l2d_ray.index.layout import IndexManifest, shard_dir, write_manifest
+from l2d_ray.index.shard import Shard, buckets_of_shard, write_shard
+from l2d_ray.memory.statistics import statistics_of, within_covariance
+from l2d_ray.model.encoder import Encoder
+from l2d_ray.model.loading import LanguageModel, make_mini, save_checkpoint
+from l2d_ray.schema import bucket_of
+from l2d_ray.serve.artefacts import ServedArtefacts
+from l2d_ray.text.prompts import PromptSettings, TokenIds
+
+NUM_ITEMS, NUM_ENTRIES, NUM_SHARDS, MEMORY_VERSION = 60, 400, 2, 7
+ADJECTIVES, NOUNS = ("Red", "Lost", "Silent", "Golden", "Last", "Broken"), ("River", "Empire", "Garden", "Signal", "Winter", "Mirror")
+PROMPTS = PromptSettings(prompt_format="sequence", window_items=8, min_history=3, history_length=5, max_title_tokens=16)
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    checkpoint_dir: Path
+    index_dir: Path
+    catalogue: Catalogue
+    oracle: LatentDecoder
+
+    def histories(self, count: int, *, seed: int) -> list[list[int | str]]:
+        """Histories as the oracle takes them: item indexes, and some titles that the catalogue does not have."""
+        rng = random.Random(seed)
+        choices: list[int | str] = [*range(NUM_ITEMS), "A Film Nobody Listed (1999)", "Über die Brücke"]
+        return [rng.choices(choices, k=rng.randint(1, 14)) for _ in range(count)]
+
+    def as_sent(self, history: list[int | str], *, by_title: bool = False) -> list[str | dict[str, str]]:
+        """The same history as a request has it; ``by_title`` sends titles of the catalogue in place of ids."""
+        titled = [{"title": item if isinstance(item, str) else self.catalogue.titles[item]} for item in history]
+        pairs = zip(history, titled, strict=True)
+        return [title if by_title or isinstance(item, str) else self.catalogue.item_ids[item] for item, title in pairs]
+
+    def expected_ids(self, history: list[int | str], k: int, *, exclude_history: bool = True, **options) -> list[str]:
+        """What the oracle recommends, as item_ids."""
+        excluded = [i for i in history if isinstance(i, int)] if exclude_history else []
+        found = self.oracle.recommend([history], k, excluded=[excluded], **options)
+        return [self.catalogue.item_ids[index] for index in found.ids[0] if index >= 0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Threads that wait for each other on busy cores make a tiny model a hundred times slower."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    folder = tmp_path_factory.mktemp("run")
+    catalogue = made_up_catalogue()
+    language_model = save_checkpoint(tiny_model(catalogue, seed=0), folder / "checkpoint")
+    write_index(folder / "index", language_model, catalogue)
+    oracle = load_latent_decoder(folder / "checkpoint", folder / "index", DecoderSettings())
+    return TinyRun(folder / "checkpoint", folder / "index", catalogue, oracle)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model of the same shape."""
+    folder = tmp_path_factory.mktemp("other") / "checkpoint"
+    save_checkpoint(tiny_model(tiny_run.catalogue, seed=1), folder)
+    return folder
+
+
+class InProcessBackend:
+    """Encoder and shards called directly, where Serve would have handles."""
+
+    def __init__(self, encoder: Encoder, searchers: Sequence[ShardSearcher]) -> None:
+        self.encoder = encoder
+        self.searchers = searchers
+        self.missing: list[str] = []
+
+    async def encode(self, prompt: TokenIds) -> np.ndarray:
+        return self.encoder.encode([prompt])[0]
+
+    async def search(self, request: SearchRequest) -> list[ShardAnswer]:
+        return [searcher.search(request) for searcher in reversed(self.searchers)]
+
+    async def missing_parts(self) -> list[str]:
+        return self.missing
+
+
+@pytest.fixture
+def artefacts(tiny_run: TinyRun) -> ServedArtefacts:
+    return ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir)
+
+
+@pytest.fixture
+def backend(artefacts: ServedArtefacts) -> InProcessBackend:
+    searchers = [artefacts.load_searcher(shard, device="cpu") for shard in range(NUM_SHARDS)]
+    return InProcessBackend(artefacts.load_encoder(device="cpu", max_batch_tokens=512), searchers)
+
+
+def made_up_catalogue() -> Catalogue:
+    titles = [f"The {a} {n} ({1950 + i})" for i, (a, n) in enumerate((a, n) for a in ADJECTIVES for n in NOUNS)]
+    titles += [f"Return of the {title[4:]}" for title in titles[: NUM_ITEMS - len(titles)]]
+    return Catalogue.from_rows((f"item-{i:02d}", title, {}) for i, title in enumerate(titles))
+
+
+def tiny_model(catalogue: Catalogue, *, seed: int) -> LanguageModel:
+    shape = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.0}
+    return make_mini(catalogue.titles, PROMPTS, vocab_size=400, shape=shape, seed=seed)
+
+
+def write_index(index_dir: Path, language_model: LanguageModel, catalogue: Catalogue) -> None:
+    """Entries are the states of random histories, each with a random target."""
+    rng = np.random.default_rng(0)
+    writer = PromptWriter.of(language_model, catalogue)
+    histories = [rng.integers(0, NUM_ITEMS, rng.integers(1, 12)).tolist() for _ in range(NUM_ENTRIES)]
+    vectors = Encoder(language_model.model).encode([writer.write(history) for history in histories]).astype(np.float16)
+    items = rng.integers(0, NUM_ITEMS, NUM_ENTRIES)
+    buckets = np.array([bucket_of(catalogue.item_ids[item]) for item in items])
+    shards = []
+    for number in range(NUM_SHARDS):
+        mine = np.flatnonzero(np.isin(buckets, buckets_of_shard(number, NUM_SHARDS)))
+        mine = mine[np.lexsort((mine, items[mine]))]
+        statistics = statistics_of(items[mine], vectors[mine], np.full(len(mine), -1, dtype=np.int64))
+        shards.append(Shard(mine, items[mine], vectors[mine], statistics))
+        write_shard(shard_dir(index_dir, number), shards[-1])
+    manifest = IndexManifest(MEMORY_VERSION, language_model.fingerprint, 32, NUM_SHARDS, tuple(len(s) for s in shards))
+    covariance = within_covariance([s.statistics for s in shards])
+    write_manifest(index_dir, manifest, catalogue=catalogue, within_covariance=covariance)

@@ -1,0 +1,110 @@
+"""The HTTP API over an in-process backend: every error is a problem answer that says what to do."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from l2d_ray.serve.api import build_api
+from l2d_ray.serve.artefacts import ServedArtefacts
+from l2d_ray.serve.messages import Problem, RecommendationAnswer, UnavailableError
+from l2d_ray.serve.service import Recommender
+
+ROUTE = "/v1/recommendations"
+
+
+@pytest.fixture
+def api(artefacts: ServedArtefacts, backend) -> FastAPI:
+    return build_api(Recommender(artefacts.load_logic(), backend, artefacts.manifest))
+
+
+def send(api: FastAPI, method: str, path: str, **content) -> httpx.Response:
+    async def exchange() -> httpx.Response:
+        transport = httpx.ASGITransport(app=api, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            return await client.request(method, path, **content)
+
+    return asyncio.run(exchange())
+
+
+def problem_in(response: httpx.Response, status: int) -> Problem:
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate_json(response.content)
+    assert problem.status == status
+    return problem
+
+
+def test_an_answer_is_the_documented_one(api: FastAPI):
+    response = send(api, "POST", ROUTE, json={"history": ["item-01"], "k": 3})
+    assert response.status_code == 200
+    assert len(RecommendationAnswer.model_validate_json(response.content).items) == 3
+    schema = send(api, "GET", "/openapi.json").json()
+    assert set(schema["paths"][ROUTE]["post"]["responses"]) == {"200", "400", "422", "503"}
+    assert {"Problem", "RecommendationAnswer"} <= set(schema["components"]["schemas"])
+    assert "HTTPValidationError" not in schema["components"]["schemas"]
+    assert "swagger" in send(api, "GET", "/docs").text
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"history": ["item-01", "item-02", "nope"]}, "history.2"),
+        ({"history": ["item-01", 5]}, "history.1"),
+        ({"history": ["item-01"], "k": 501}, "k"),
+        ({"history": ["item-01"], "num_neighbors": 0}, "num_neighbors"),
+        ({"history": ["item-01"], "extra": 1}, "extra"),
+        ({"history": [{"title": "a\ud800b"}]}, "history.0.title"),
+        ({"history": ["\ud800"]}, "history.0"),
+        ({"history": ["item-01"], "\ud800": 1}, "body"),
+        ([], "body"),
+    ],
+)
+def test_a_bad_value_is_answered_with_its_path(api: FastAPI, body, field: str):
+    response = send(api, "POST", ROUTE, content=json.dumps(body), headers={"content-type": "application/json"})
+    problem = problem_in(response, 422)
+    assert [e.field for e in problem.errors] == [field]
+    assert field in problem.detail
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000])
+def test_a_body_that_is_no_json_is_a_bad_request(api: FastAPI, content: bytes):
+    problem_in(send(api, "POST", ROUTE, content=content, headers={"content-type": "application/json"}), 400)
+
+
+def test_unknown_paths_and_methods_are_problems_too(api: FastAPI):
+    assert problem_in(send(api, "GET", "/v2"), 404).title == "Not Found"
+    response = send(api, "GET", ROUTE)
+    problem_in(response, 405)
+    assert response.headers["allow"] == "POST"
+
+
+def test_health_and_readiness(api: FastAPI, backend):
+    assert send(api, "GET", "/healthz").json() == {"status": "ok"}
+    assert send(api, "GET", "/readyz").json() == {"status": "ok"}
+    backend.missing = ["Encoder", "Shard-1"]
+    response = send(api, "GET", "/readyz")
+    assert "Encoder, Shard-1" in problem_in(response, 503).detail
+    assert response.headers["retry-after"] == "1"
+    assert send(api, "GET", "/healthz").status_code == 200
+
+
+def test_a_part_that_cannot_answer_now_is_503_with_retry_after(api: FastAPI, backend, monkeypatch: pytest.MonkeyPatch):
+    async def full(request):
+        raise UnavailableError("As many requests are waiting as the service takes.", retry_after_s=3)
+
+    monkeypatch.setattr(backend, "search", full)
+    response = send(api, "POST", ROUTE, json={"history": ["item-01"]})
+    assert "waiting" in problem_in(response, 503).detail
+    assert response.headers["retry-after"] == "3"
+
+
+def test_a_fault_of_ours_is_a_problem_without_its_insides(api: FastAPI, backend, monkeypatch: pytest.MonkeyPatch):
+    async def broken(prompt):
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(backend, "encode", broken)
+    problem = problem_in(send(api, "POST", ROUTE, json={"history": ["item-01"]}), 500)
+    assert "secret" not in problem.detail

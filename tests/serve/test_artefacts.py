@@ -1,0 +1,94 @@
+"""What is served is checked before anything is deployed, and again by every part that is loaded later."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from l2d_ray.decode.settings import DecoderSettings
+from l2d_ray.errors import ArtefactError
+from l2d_ray.index.layout import MANIFEST, shard_dir
+from l2d_ray.index.shard import SUMMARY
+from l2d_ray.memory.table import Memory, write_text
+from l2d_ray.model.loading import METADATA, read_metadata
+from l2d_ray.serve.artefacts import ServedArtefacts
+
+
+@pytest.fixture
+def copies(tiny_run, tmp_path: Path) -> tuple[Path, Path]:
+    """Checkpoint and index, free to be damaged."""
+    folders = tmp_path / "checkpoint", tmp_path / "index"
+    for source, copy in zip((tiny_run.checkpoint_dir, tiny_run.index_dir), folders, strict=True):
+        shutil.copytree(source, copy)
+    return folders
+
+
+def edit(path: Path, **fields) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_a_mismatch_names_both_fingerprints(tiny_run, other_checkpoint: Path):
+    here, there = (read_metadata(folder)["fingerprint"] for folder in (tiny_run.checkpoint_dir, other_checkpoint))
+    assert here != there
+    with pytest.raises(ArtefactError, match=f"{here}.*{there}"):
+        ServedArtefacts.pin(other_checkpoint, tiny_run.index_dir)
+
+
+def test_missing_folders_are_named(copies, tmp_path: Path):
+    checkpoint_dir, index_dir = copies
+    with pytest.raises(ArtefactError, match=r"nowhere.*run jobs.train"):
+        ServedArtefacts.pin(tmp_path / "nowhere", index_dir)
+    with pytest.raises(ArtefactError, match=r"nowhere.*run jobs.build_index"):
+        ServedArtefacts.pin(checkpoint_dir, tmp_path / "nowhere")
+    with pytest.raises(ArtefactError, match=r"no memory at .*nowhere"):
+        ServedArtefacts.pin(checkpoint_dir, index_dir, str(tmp_path / "nowhere"))
+
+
+def test_changed_weights_are_refused(copies):
+    checkpoint_dir, index_dir = copies
+    weights = checkpoint_dir / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ArtefactError, match="changed or damaged"):
+        ServedArtefacts.pin(checkpoint_dir, index_dir)
+
+
+@pytest.mark.parametrize("fields", [{"prompts": {}}, {"prompts": None}, {"dim": "wide"}])
+def test_damaged_metadata_are_refused(copies, fields):
+    checkpoint_dir, index_dir = copies
+    edit(checkpoint_dir / METADATA, **fields)
+    with pytest.raises(ArtefactError, match="damaged"):
+        ServedArtefacts.pin(checkpoint_dir, index_dir)
+
+
+def test_an_index_of_another_width_and_a_half_built_shard_are_refused(copies):
+    checkpoint_dir, index_dir = copies
+    (shard_dir(index_dir, 1) / SUMMARY).unlink()
+    with pytest.raises(ArtefactError, match="shard-00001 is missing or half-built"):
+        ServedArtefacts.pin(checkpoint_dir, index_dir)
+    edit(index_dir / MANIFEST, dim=64)
+    with pytest.raises(ArtefactError, match="64 wide"):
+        ServedArtefacts.pin(checkpoint_dir, index_dir)
+
+
+def test_parts_loaded_after_a_change_are_refused(copies, other_checkpoint: Path):
+    checkpoint_dir, index_dir = copies
+    pinned = ServedArtefacts.pin(checkpoint_dir, index_dir)
+    edit(index_dir / MANIFEST, memory_version=8)
+    with pytest.raises(ArtefactError, match=r"now of memory version 8.*with version 7"):
+        pinned.load_searcher(0, device="cpu")
+    with pytest.raises(ArtefactError, match="deploy again"):
+        pinned.load_logic()
+    shutil.rmtree(checkpoint_dir)
+    shutil.copytree(other_checkpoint, checkpoint_dir)
+    with pytest.raises(ArtefactError, match="deploy again"):
+        pinned.load_encoder(device="cpu", max_batch_tokens=512)
+
+
+def test_tuned_settings_come_from_the_memory(tiny_run, artefacts: ServedArtefacts, tmp_path: Path):
+    uri = str(tmp_path / "memory")
+    Memory.create(uri, fingerprint=artefacts.manifest.fingerprint, dim=32, catalogue=tiny_run.catalogue)
+    assert ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir, uri).settings == DecoderSettings()
+    tuned = DecoderSettings("local", 50, 0.1, 2.0)
+    write_text(uri, "decoder.json", tuned.to_json())
+    assert ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir, uri).settings == tuned

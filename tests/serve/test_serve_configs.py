@@ -1,0 +1,42 @@
+"""The Serve configuration files and the arguments of the application builder."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from l2d_ray.serve.on_ray import ENCODER, ServeArguments, build_app, shard_name
+
+CONFIGS = sorted((Path(__file__).parents[2] / "serve_configs").glob("*.yaml"))
+
+
+def test_there_are_configurations():
+    assert {"local.yaml", "gpu.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_configuration_is_valid_for_serve_and_for_the_builder(path: Path):
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
+    assert (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8000)
+    (application,) = schema.applications
+    assert application.import_path == "l2d_ray.serve.on_ray:build_app"
+    ServeArguments.model_validate(application.args)
+    names = {ENCODER, "Ingress"} | {shard_name(shard) for shard in range(64)}
+    assert {deployment.name for deployment in application.deployments} <= names
+
+
+def test_arguments_refuse_unknown_keys_and_a_batch_that_never_fills():
+    paths = {"checkpoint_dir": "c", "index_dir": "i"}
+    with pytest.raises(ValidationError, match="num_replicas"):
+        ServeArguments.model_validate(paths | {"num_replicas": 2})
+    with pytest.raises(ValidationError, match=r"max_ongoing_requests \(8\) is less"):
+        ServeArguments.model_validate(paths | {"max_ongoing_requests": 8})
+
+
+def test_serve_can_turn_yaml_into_typed_arguments():
+    """It looks at the annotation itself, which must not be a string."""
+    (parameter,) = inspect.signature(build_app).parameters.values()
+    assert parameter.annotation is ServeArguments
