@@ -24,12 +24,12 @@ from l2d_ray.baselines.item_knn import ItemKnn, tune_item_knn
 from l2d_ray.baselines.popularity import Popularity
 from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
-from l2d_ray.data.sequences import iter_sequences
+from l2d_ray.data.sequences import iter_sequences, part_paths
 from l2d_ray.decode.decoder import LatentDecoder
 from l2d_ray.decode.settings import DECODERS, SYSTEM_NAMES, DecoderName
 from l2d_ray.evaluate.on_ray import encode_split
-from l2d_ray.evaluate.protocol import Ranker, SystemScores, evaluate_system, format_table
-from l2d_ray.evaluate.queries import EncodedSplit
+from l2d_ray.evaluate.protocol import EvaluationSamples, Ranker, SystemScores, evaluate_system, format_table
+from l2d_ray.evaluate.queries import EncodedSplit, samples_of_parts
 from l2d_ray.model.on_ray import EncoderSpec
 from l2d_ray.schema import TEST, VALID
 
@@ -41,9 +41,10 @@ def main(config: RunConfig) -> dict[str, Any]:
     loaded = load_run(config)
     spec = EncoderSpec(str(config.checkpoint_dir), loaded.device, config.memory.batch_tokens)
     with connect(config.ray.address, config.ray.num_cpus):
-        valid, test = (encode_split(config.data_dir, split, spec=spec, num_workers=config.memory.num_workers) for split in (VALID, TEST))
+        test = encode_split(config.data_dir, TEST, spec=spec, num_workers=config.memory.num_workers)
+    valid, _ = samples_of_parts(part_paths(config.data_dir), VALID, loaded.catalogue)
     train_sequences = [loaded.catalogue.indexes_of(s.item_ids[: s.num_train]) for s in iter_sequences(config.data_dir)]
-    rankers = baseline_rankers(train_sequences, len(loaded.catalogue), valid.latest(config.decoder.max_samples))
+    rankers = baseline_rankers(train_sequences, len(loaded.catalogue), valid)
     rankers |= {SYSTEM_NAMES[name]: decoder_ranker(loaded.decoder, test, name) for name in DECODERS}
     scores = [
         evaluate_system(name, rank, samples=test.samples, num_bootstrap=config.evaluate.num_bootstrap, seed=config.seed)
@@ -57,9 +58,9 @@ def main(config: RunConfig) -> dict[str, Any]:
     return {"job": "evaluate", "num_samples": len(test), "metrics": metrics, "evaluate_s": round(time.monotonic() - started, 2)}
 
 
-def baseline_rankers(train_sequences: list[list[int]], num_items: int, valid: EncodedSplit) -> dict[str, Ranker]:
+def baseline_rankers(train_sequences: list[list[int]], num_items: int, valid: EvaluationSamples) -> dict[str, Ranker]:
     """Popularity, and item-kNN with the settings that are best on validation."""
-    tuned = tune_item_knn(train_sequences, num_items, histories=valid.samples.histories, targets=valid.samples.targets)
+    tuned = tune_item_knn(train_sequences, num_items, histories=valid.histories, targets=valid.targets)
     return {
         "popularity": Popularity(train_sequences, num_items).rank,
         "item-knn": ItemKnn(train_sequences, num_items, tuned.settings).rank,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         assert len(self.item_ids) == len(self.titles) == len(self.attributes)
-        if any(left >= right for left, right in zip(self.item_ids, self.item_ids[1:], strict=False)):
+        if any(left >= right for left, right in pairwise(self.item_ids)):
             raise DataError("The catalogue's item_ids are not unique and ascending; build it with Catalogue.from_rows.")
 
     def __len__(self) -> int:
@@ -57,7 +58,7 @@ class Catalogue:
     def from_rows(cls, rows: Iterable[tuple[str, str, Mapping[str, Any]]]) -> Catalogue:
         """Catalogue of (item_id, title, attributes) rows in any order; a repeated id is an error."""
         ordered = sorted(rows, key=lambda row: row[0])
-        for left, right in zip(ordered, ordered[1:], strict=False):
+        for left, right in pairwise(ordered):
             if left[0] == right[0]:
                 raise DataError(f"Item {left[0]!r} stands twice in the items table; give each item one row.")
         return cls(tuple(r[0] for r in ordered), tuple(r[1] for r in ordered), tuple(r[2] for r in ordered))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
 
 from l2d_ray.errors import ArtefactError, ConfigError
 from l2d_ray.model.mini import make_model, make_tokenizer
@@ -78,6 +79,7 @@ def make_mini(
 
 def load_pretrained(name: str, settings: PromptSettings, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A pretrained causal LM: ``smollm2``, a local folder or a hub id."""
+    hf_logging.disable_progress_bar()  # transformers' bars for reading local shards would garble the jobs' own
     source = str(smollm2_dir()) if name == "smollm2" else name
     if source.startswith((".", "/")) and not Path(source).is_dir():
         raise ArtefactError(f"There is no model folder at {source}; give mini, smollm2, a folder that exists, or a hub id.")
@@ -98,6 +100,7 @@ def save_checkpoint(language_model: LanguageModel, destination: Path) -> Languag
     """Write the folder whole or not at all (replacing one that is there); returns the model with its fingerprint."""
     partial = destination.with_name(destination.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    hf_logging.disable_progress_bar()
     language_model.model.save_pretrained(partial, safe_serialization=True)
     language_model.tokenizer.save_pretrained(partial)
     fingerprint = fingerprint_of(partial, language_model.settings)

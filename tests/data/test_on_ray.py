@@ -14,7 +14,6 @@ from l2d_ray.cluster import connect
 from l2d_ray.config import DataConfig, RunConfig
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.on_ray import prepare
-from l2d_ray.data.samples import load_samples
 from l2d_ray.data.sequences import UserSequence, iter_sequences, part_paths, read_part
 from l2d_ray.errors import ConfigError, DataError, L2DError
 from l2d_ray.schema import TEST, TRAIN, VALID, stable_hash
@@ -127,8 +126,8 @@ def test_equals_plain_python_for_any_number_of_partitions(toy, tmp_path, split):
 def test_card_counts_what_was_dropped(toy, tmp_path):
     rows, titles, folder = toy
     card = prepare(_toy_config(folder / "csv"), tmp_path / "data")
-    samples = {split: load_samples(tmp_path / "data", split) for split in (TRAIN, VALID, TEST)}
-    assert (card.num_train_samples, card.num_valid_samples, card.num_test_samples) == tuple(map(len, samples.values()))
+    counts = [sum(len(s.targets(split)) for s in iter_sequences(tmp_path / "data")) for split in (TRAIN, VALID, TEST)]
+    assert [card.num_train_samples, card.num_valid_samples, card.num_test_samples] == counts
     assert card.num_read == len(rows)
     assert card.num_low_rating == sum(row[3] < 4 for row in rows)
     assert card.num_without_title == sum(row[3] >= 4 and row[1] not in titles for row in rows)
@@ -212,8 +211,8 @@ def test_movielens_100k_has_the_known_figures(tmp_path):
     assert (card.num_train_samples, card.num_valid_samples, card.num_test_samples) == (42_780, 5_347, 5_348)
     assert (card.num_users, card.num_items, card.num_interactions) == (938, 1_008, 54_413)
     assert "Toy Story (1995)" in Catalogue.read(config.data_dir / "items.parquet").titles
-    samples = [load_samples(config.data_dir, split) for split in (TRAIN, VALID, TEST)]
-    assert samples[0][-1].timestamp <= samples[1][0].timestamp <= samples[1][-1].timestamp <= samples[2][0].timestamp
+    times = [[t.timestamp for s in iter_sequences(config.data_dir) for t in s.targets(split)] for split in (TRAIN, VALID, TEST)]
+    assert max(times[0]) <= min(times[1]) <= max(times[1]) <= min(times[2])
     for sequence in iter_sequences(config.data_dir):
         assert list(sequence.splits) == sorted(sequence.splits)
         assert list(sequence.timestamps) == sorted(sequence.timestamps)
