@@ -126,15 +126,16 @@ def test_equals_plain_python_for_any_number_of_partitions(toy, tmp_path, split):
 def test_card_counts_what_was_dropped(toy, tmp_path):
     rows, titles, folder = toy
     card = prepare(_toy_config(folder / "csv"), tmp_path / "data")
-    counts = [sum(len(s.targets(split)) for s in iter_sequences(tmp_path / "data")) for split in (TRAIN, VALID, TEST)]
-    assert [card.num_train_samples, card.num_valid_samples, card.num_test_samples] == counts
+    sequences = list(iter_sequences(tmp_path / "data"))
+    samples = [[(s.item_ids[: t.position], t.item_id) for s in sequences for t in s.targets(split)] for split in (TRAIN, VALID, TEST)]
+    assert [card.num_train_samples, card.num_valid_samples, card.num_test_samples] == [len(s) for s in samples]
     assert card.num_read == len(rows)
     assert card.num_low_rating == sum(row[3] < 4 for row in rows)
     assert card.num_without_title == sum(row[3] >= 4 and row[1] not in titles for row in rows)
     assert card.num_duplicates > 0
-    trained = {sample.item_id for sample in samples[TRAIN]}
-    assert card.share_test_targets_unseen == sum(sample.item_id not in trained for sample in samples[TEST]) / card.num_test_samples
-    in_history = sum(sample.item_id in sample.history[-10:] for sample in samples[TEST])
+    trained = {target for _, target in samples[TRAIN]}
+    assert card.share_test_targets_unseen == sum(target not in trained for _, target in samples[TEST]) / card.num_test_samples
+    in_history = sum(target in history[-10:] for history, target in samples[TEST])
     assert card.share_test_targets_in_history == in_history / card.num_test_samples
     assert not (tmp_path / "data" / "scratch").exists()
 
