@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from l2d_ray.data.card import make_card
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence, write_part
 from l2d_ray.errors import DataError
@@ -34,17 +33,19 @@ def convert(folder: Path, data_dir: Path, *, users_per_part: int = 512) -> None:
     catalogue.write(partial / "items.parquet")
     for part, start in enumerate(range(0, len(sequences), users_per_part)):
         write_part(partial / "sequences" / f"part-{part:05d}.parquet", sequences[start : start + users_per_part])
-    card = make_card(folder.name, catalogue, sequences)
-    (partial / "card.json").write_text(json.dumps(card.to_json(), indent=2) + "\n")
+    num_samples = [sum(len(s.target_positions(split)) for s in sequences) for split in range(len(SPLIT_NAMES))]
+    card = {"name": folder.name, "num_users": len(sequences), "num_items": len(catalogue), "num_samples": num_samples}
+    (partial / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     partial.rename(data_dir)
 
 
 def _sequences(folder: Path) -> Iterator[UserSequence]:
-    interactions = defaultdict(list)
-    for user_id, position, item_id, _rating, _exact, bucket_start in _rows(folder / "interactions.tsv.gz"):
-        assert int(position) == len(interactions[user_id])
-        interactions[user_id].append((item_id, int(bucket_start) + int(position) if bucket_start else None))
-    splits = defaultdict(list)
+    interactions: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
+    for user_id, stored_position, item_id, _rating, _exact, bucket_start in _rows(folder / "interactions.tsv.gz"):
+        position = len(interactions[user_id])
+        assert int(stored_position) == position
+        interactions[user_id].append((item_id, int(bucket_start) + position if bucket_start else None))
+    splits: dict[str, list[int]] = defaultdict(list)
     for split, user_id, _timestamp, history, item_id in _rows(folder / "samples.tsv.gz"):
         position = len(splits[user_id]) + 1
         items = [item for item, _ in interactions[user_id]]

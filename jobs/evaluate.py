@@ -1,10 +1,10 @@
-"""Scores every decoder and the baselines on the test split: Recall and NDCG, full ranking, by item id and title, masked and unmasked.
+"""Scores every decoder and the baselines on one split: Recall and NDCG, full ranking, by item id and title, masked and unmasked.
 
     python -m jobs.evaluate --config jobs/configs/quickstart.yaml evaluate.num_bootstrap=200
     ray job submit --working-dir . -- python -m jobs.evaluate --config jobs/configs/quickstart.yaml run_dir=/shared/run
 
 Needs jobs.tune_decoder. Item-kNN is tuned on validation, like the decoders.
-Writes RUN_DIR/evaluation/systems.json and prints a table.
+Writes RUN_DIR/evaluation/SPLIT.json and prints a table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from l2d_ray.evaluate.on_ray import encode_split
 from l2d_ray.evaluate.protocol import EvaluationSamples, Ranker, SystemScores, evaluate_system, format_table
 from l2d_ray.evaluate.queries import EncodedSplit, samples_of_parts
 from l2d_ray.model.on_ray import EncoderSpec
-from l2d_ray.schema import TEST, VALID
+from l2d_ray.schema import SPLIT_NAMES, VALID
 
 QUERIES_PER_BLOCK = 256
 
@@ -41,21 +41,27 @@ def main(config: RunConfig) -> dict[str, Any]:
     loaded = load_run(config)
     spec = EncoderSpec(str(config.checkpoint_dir), loaded.device, config.memory.batch_tokens)
     with connect(config.ray.address, config.ray.num_cpus):
-        test = encode_split(config.data_dir, TEST, spec=spec, num_workers=config.memory.num_workers)
+        split = encode_split(config.data_dir, SPLIT_NAMES.index(config.evaluate.split), spec=spec, num_workers=config.memory.num_workers)
     valid, _ = samples_of_parts(part_paths(config.data_dir), VALID, loaded.catalogue)
     train_sequences = [loaded.catalogue.indexes_of(s.item_ids[: s.num_train]) for s in iter_sequences(config.data_dir)]
     rankers = baseline_rankers(train_sequences, len(loaded.catalogue), valid)
-    rankers |= {SYSTEM_NAMES[name]: decoder_ranker(loaded.decoder, test, name) for name in DECODERS}
+    rankers |= {SYSTEM_NAMES[name]: decoder_ranker(loaded.decoder, split, name) for name in DECODERS}
     scores = [
-        evaluate_system(name, rank, samples=test.samples, num_bootstrap=config.evaluate.num_bootstrap, seed=config.seed)
+        evaluate_system(name, rank, samples=split.samples, num_bootstrap=config.evaluate.num_bootstrap, seed=config.seed)
         for name, rank in rankers.items()
     ]
     print(format_table(scores), file=sys.stderr)
-    result = {"num_samples": len(test), "systems": [as_json(s) for s in scores]}
+    result = {"split": config.evaluate.split, "num_samples": len(split), "systems": [as_json(s) for s in scores]}
     config.evaluation_dir.mkdir(parents=True, exist_ok=True)
-    (config.evaluation_dir / "systems.json").write_text(json.dumps(result, indent=2) + "\n")
+    (config.evaluation_dir / f"{config.evaluate.split}.json").write_text(json.dumps(result, indent=2) + "\n")
     metrics = {s.name: s.unmasked.metrics for s in scores}
-    return {"job": "evaluate", "num_samples": len(test), "metrics": metrics, "evaluate_s": round(time.monotonic() - started, 2)}
+    return {
+        "job": "evaluate",
+        "split": config.evaluate.split,
+        "num_samples": len(split),
+        "metrics": metrics,
+        "evaluate_s": round(time.monotonic() - started, 2),
+    }
 
 
 def baseline_rankers(train_sequences: list[list[int]], num_items: int, valid: EvaluationSamples) -> dict[str, Ranker]:

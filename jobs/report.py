@@ -28,7 +28,7 @@ def main(config: RunConfig, seconds: dict[str, float] | None = None) -> dict[str
     """``seconds`` of the stages, where the caller knows them."""
     loaded = load_run(config)
     card = read_json(config.data_dir / "card.json", "jobs.prepare_data")
-    evaluation = read_json(config.evaluation_dir / "systems.json", "jobs.evaluate")
+    evaluation = read_json(config.evaluation_dir / "test.json", "jobs.evaluate")
     speed = read_json(config.evaluation_dir / "speed.json", "jobs.measure_speed")
     curve = read_json(config.checkpoint_dir / CURVE, "jobs.train")
     metrics = {"dataset": card["name"], "systems": evaluation["systems"], "speed": speed, "seconds": seconds or {}}

@@ -120,8 +120,9 @@ class DecoderConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Scores on the test split, and the speed measurement."""
+    """Scores on a split, and the speed measurement."""
 
+    split: Literal["valid", "test"] = Field("test", description="Split that is scored; the decoders were tuned on valid.")
     num_bootstrap: int = Field(1000, ge=100, description="Resamples of the 95 % intervals.")
     speed_k: int = Field(20, ge=1, description="Items asked for in the speed measurement.")
     speed_beams: int = Field(20, ge=1, description="Beams of language-space decoding.")

@@ -20,6 +20,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from l2d_ray.errors import ConfigError
+
 TokenIds = NDArray[np.int32]
 
 INSTRUCTION = (
@@ -164,9 +166,14 @@ def tokenize_titles(tokenizer: Any, titles: Sequence[str], max_title_tokens: int
 
 
 def prompt_format(tokenizer: Any, settings: PromptSettings) -> PromptFormat:
-    """The format named by the settings, in this tokenizer's ids."""
+    """The format named by the settings, in this tokenizer's ids; ConfigError where windows could not move on."""
     prefix = _beginning_ids(tokenizer)
     if settings.prompt_format == "sequence":
+        if settings.window_items <= settings.min_history:
+            raise ConfigError(
+                f"model.window_items is {settings.window_items} and min_history {settings.min_history}; "
+                "a window must hold more items than every entry is to have seen."
+            )
         return SequencePrompts(prefix, _separator_id(tokenizer), settings.window_items, settings.min_history)
     return InstructionPrompts(
         instruction_ids=(*prefix, *_plain_ids(tokenizer, INSTRUCTION)),

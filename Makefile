@@ -1,0 +1,55 @@
+# What people and CI run. Every target makes the virtual environment it needs: .venv, from constraints.txt.
+#
+#   make quickstart    the whole line on MovieLens-100K -> runs/quickstart/report.html
+#   make serve         HTTP on 127.0.0.1:8000 over the last run;  make recommend TITLES="Toy Story (1995)|Heat (1995)"
+#   make test          the tests        make check    format, lint, types, tests: the gate
+#
+# ARGS passes settings on: make quickstart ARGS="train.num_epochs=3 run_dir=runs/other"
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONFIG ?= jobs/configs/quickstart.yaml
+ARGS ?=
+TITLES ?= Toy Story (1995)|Star Wars (1977)|Fargo (1996)
+
+.PHONY: install quickstart serve recommend test test-fast check format clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("l2d_ray needs Python 3.11 to 3.13, this is %s; set PYTHON=" % sys.version.split()[0] if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(STAMP)
+
+quickstart: $(STAMP)
+	$(BIN)/python -m jobs.quickstart --config $(CONFIG) $(ARGS)
+
+serve: $(STAMP)
+	$(BIN)/python -m jobs.serve --config $(CONFIG) $(ARGS)
+
+recommend: $(STAMP)
+	@$(BIN)/python -m jobs.recommend "$(TITLES)"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

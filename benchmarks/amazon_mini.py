@@ -1,0 +1,81 @@
+"""The whole line with the mini model on a data set in the D3 protocol: l2d-g, l2d-l, l2d-w, popularity, item-kNN on validation and test.
+
+    python -m benchmarks.amazon_mini ../shared/data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME]
+
+The folder holds items.txt.gz, samples.tsv.gz and interactions.tsv.gz (see d3_folder.py here); its own split is kept. Settings are those of
+jobs/configs/amazon_games.yaml. Everything is tuned on validation; test is scored once. Finished stages of the run directory are reused,
+and their seconds are those of the run that did them.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.d3_folder import convert
+from benchmarks.result import arguments, print_result, target
+from jobs import build_index, build_memory, evaluate, train, tune_decoder
+from jobs.stages import Stage, run_stages
+from l2d_ray.cluster import connect
+from l2d_ray.config import RunConfig, load_config
+
+SMALL = ["train.num_epochs=1", "model.mini.hidden_size=32", "model.mini.num_layers=1", "decoder.max_samples=300"]
+
+
+def evaluate_on(split: str) -> Any:
+    """The evaluation job as a stage of its own for one split."""
+
+    def main(config: RunConfig) -> dict[str, Any]:
+        return evaluate.main(config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"split": split})}))
+
+    return main
+
+
+STAGES = (
+    Stage("train", train.main, ("model", "train", "device", "seed"), ("checkpoint",)),
+    Stage("build_memory", build_memory.main, ("memory",), ("memory",)),
+    Stage("build_index", build_index.main, ("index",), ("index",)),
+    Stage("tune_decoder", tune_decoder.main, ("decoder",), ("memory/decoder.json",)),
+    Stage("evaluate_valid", evaluate_on("valid"), ("evaluate",), ("evaluation/valid.json",)),
+    Stage("evaluate_test", evaluate_on("test"), ("evaluate",), ("evaluation/test.json",)),
+)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ")
+    options = parser.parse_args()
+    run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
+    small = SMALL if options.small else []
+    config = load_config(["--config", "jobs/configs/amazon_games.yaml", f"run_dir={run_dir}", *small, *options.overrides])
+    started = time.monotonic()
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    convert(options.folder, config.data_dir, users_per_part=config.data.users_per_part)
+    prepare_s = round(time.monotonic() - started, 2)
+    with connect(config.ray.address, config.ray.num_cpus):
+        finished = run_stages(STAGES, config)
+    seconds = {"convert": prepare_s} | {name: stage.seconds for name, stage in finished.items()}
+    valid, test = finished["evaluate_valid"].result["metrics"], finished["evaluate_test"].result["metrics"]
+    figures = {
+        "small": options.small,
+        "data": options.folder.name,
+        "num_parameters": finished["train"].result["num_parameters"],
+        "num_epochs": len(finished["train"].result["curve"]),
+        "settings": finished["tune_decoder"].result["settings"],
+        "num_memory_entries": finished["build_memory"].result["num_entries"],
+        "valid": valid,
+        "test": test,
+        "seconds": seconds,
+    }
+    targets = {
+        "minutes": target(round(sum(seconds.values()) / 60, 2), 25, at_most=True),
+        "validation recall@10 of l2d-w (four-epoch prototype)": target(valid["l2d-w"]["recall@10"], 0.104),
+        "validation recall@50 of l2d-w (four-epoch prototype)": target(valid["l2d-w"]["recall@50"], 0.258),
+    }
+    print_result("amazon_mini", figures, targets)
+
+
+if __name__ == "__main__":
+    main()
