@@ -175,6 +175,7 @@ def _make_engine(settings: TrainSettings) -> tuple[Any, int]:
     model = load_for_training(Path(settings.base_dir), dtype=dtype, lora=settings.lora)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()  # else nothing below frozen embeddings would be recomputed with gradients
     loss = CompletionLoss(model)
     optimizer = torch.optim.AdamW(parameter_groups(loss, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95))
     share = settings.num_windows // settings.num_workers

@@ -28,6 +28,11 @@ def test_a_configuration_is_valid_for_serve_and_for_the_builder(path: Path):
     assert {deployment.name for deployment in application.deployments} <= names
 
 
+def test_two_shards_fit_on_a_laptop_of_two_cores():
+    arguments = ServeArguments(checkpoint_dir=Path("c"), index_dir=Path("i"))
+    assert arguments.ingress_num_cpus + arguments.encoder_num_cpus + 2 * arguments.shard_num_cpus <= 2
+
+
 def test_arguments_refuse_unknown_keys_and_a_batch_that_never_fills():
     paths = {"checkpoint_dir": "c", "index_dir": "i"}
     with pytest.raises(ValidationError, match="num_replicas"):
