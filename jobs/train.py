@@ -40,7 +40,8 @@ def main(config: RunConfig) -> dict[str, Any]:
         checkpoint = save_checkpoint(base, config.checkpoint_dir)
     else:
         with connect(config.ray.address, config.ray.num_cpus):
-            checkpoint, curve = _fine_tune(config, config.train, base, catalogue, device)
+            settings = config.train.filled(from_scratch=resolve_name(config.model.name, device) == "mini")
+            checkpoint, curve = _fine_tune(config, settings, base, catalogue, device)
     (config.checkpoint_dir / CURVE).write_text(json.dumps(curve) + "\n")
     return {
         "job": "train",
@@ -83,7 +84,7 @@ def _fine_tune(
     train_dir = Path(settings.storage_path or config.run_dir / "train").absolute()
     base_checkpoint = save_checkpoint(base, train_dir / "base")
     titles = tokenize_titles(base.tokenizer, catalogue.titles, base.settings.max_title_tokens)
-    run_name = f"run-{_run_key(config, base_checkpoint.fingerprint)}"
+    run_name = f"run-{_run_key(config, settings, base_checkpoint.fingerprint)}"
     fields = settings.model_dump(exclude={"max_failures", "storage_path"})
     result = train(
         TrainSettings(
@@ -105,11 +106,10 @@ def _fine_tune(
     return save_checkpoint(LanguageModel(trained, base.tokenizer, base.settings, ""), config.checkpoint_dir), result.curve
 
 
-def _run_key(config: RunConfig, base_fingerprint: str) -> str:
+def _run_key(config: RunConfig, settings: TrainConfig, base_fingerprint: str) -> str:
     """Names the Ray Train run: another model, data or setting is another run, the same ones go on."""
-    assert isinstance(config.train, TrainConfig)
     card = (config.data_dir / "card.json").read_text()
-    chosen = json.dumps([config.train.model_dump(exclude={"max_failures", "num_workers"}), config.seed, base_fingerprint, card])
+    chosen = json.dumps([settings.model_dump(exclude={"max_failures", "num_workers"}), config.seed, base_fingerprint, card])
     return blake2b(chosen.encode(), digest_size=4).hexdigest()
 
 

@@ -49,8 +49,8 @@ class MiniConfig(Section):
     """Shape of the small Llama that is trained from scratch (model.name = mini)."""
 
     vocab_size: int = Field(4096, ge=300, description="Entries of the byte-level BPE made from the training titles.")
-    hidden_size: int = Field(192, ge=16, description="Width of the hidden state.")
-    num_layers: int = Field(4, ge=1, description="Transformer blocks.")
+    hidden_size: int = Field(128, ge=16, description="Width of the hidden state.")
+    num_layers: int = Field(3, ge=1, description="Transformer blocks.")
     num_heads: int = Field(4, ge=1, description="Attention heads; must divide hidden_size.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Attention dropout in training.")
 
@@ -79,10 +79,12 @@ class TrainConfig(Section):
     """Fine-tuning with Ray Train and DeepSpeed (jobs.train)."""
 
     num_workers: int = Field(1, ge=1, description="Training workers.")
-    num_epochs: int = Field(10, ge=1, description="Passes over the training sequences at most.")
-    batch_tokens: int = Field(4096, ge=64, description="Tokens in a worker's batch, on average; batches are packed by length.")
+    num_epochs: int | None = Field(None, ge=1, description="Passes over the training sequences at most; none: 8 for mini, else 3.")
+    batch_tokens: int | None = Field(
+        None, ge=64, description="Tokens in a worker's packed batch, on average; none: 768 for mini, else 8192."
+    )
     accumulation_steps: int = Field(1, ge=1, description="Batches a worker adds up before an optimizer step.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak of the schedule.")
+    learning_rate: float | None = Field(None, gt=0, description="Peak of the schedule; none: 0.002 for mini, else 0.0001.")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of steps with a rising rate; then a cosine to a tenth.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
@@ -93,6 +95,13 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
     max_failures: int = Field(2, ge=0, description="Worker losses after which training resumes from its last checkpoint by itself.")
     storage_path: str | None = Field(None, description="Where Ray Train keeps checkpoints; none means RUN_DIR/train.")
+
+    def filled(self, *, from_scratch: bool) -> TrainConfig:
+        """The same settings with what was left open decided: a model from scratch learns in many fast steps, a pretrained one in few."""
+        usual = {"num_epochs": 8, "batch_tokens": 768, "learning_rate": 2e-3}
+        careful = {"num_epochs": 3, "batch_tokens": 8192, "learning_rate": 1e-4}
+        chosen = usual if from_scratch else careful
+        return self.model_copy(update={name: value for name, value in chosen.items() if getattr(self, name) is None})
 
 
 class MemoryConfig(Section):

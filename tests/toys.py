@@ -21,7 +21,9 @@ from l2d_ray.text.harvest import harvest
 from l2d_ray.text.prompts import PromptSettings, tokenize_titles
 
 NUM_ITEMS = 20
-TITLES = tuple(f"{adjective} {noun}" for adjective in ("Red", "Lost", "Silent", "Golden") for noun in ("River", "Empire", "Sun", "Moon", "Sea"))
+TITLES = tuple(
+    f"{adjective} {noun}" for adjective in ("Red", "Lost", "Silent", "Golden") for noun in ("River", "Empire", "Sun", "Moon", "Sea")
+)
 PROMPTS = PromptSettings(prompt_format="sequence", window_items=6, min_history=2, history_length=3, max_title_tokens=12)
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.0}
 VOCAB_SIZE = 320
@@ -73,7 +75,13 @@ def tiny_model(*, seed: int = 0, settings: PromptSettings = PROMPTS) -> Language
 def toy_config(run_dir: Path, **sections: object) -> RunConfig:
     """Settings of a tiny run; ``sections`` replace those of the same name."""
     shape = SHAPE | {"vocab_size": VOCAB_SIZE}
-    model = {"name": "mini", "window_items": PROMPTS.window_items, "min_history": PROMPTS.min_history, "max_title_tokens": 12, "mini": shape}
+    model = {
+        "name": "mini",
+        "window_items": PROMPTS.window_items,
+        "min_history": PROMPTS.min_history,
+        "max_title_tokens": 12,
+        "mini": shape,
+    }
     return parse_config({"run_dir": str(run_dir), "device": "cpu", "model": model, **sections})
 
 

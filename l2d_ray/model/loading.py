@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,16 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA
     if not path.is_file():
         raise ArtefactError(f"{folder} is not a checkpoint of l2d_ray: it has no {METADATA}; run jobs.train first.")
+    damaged = ArtefactError(f"{path} is damaged: it is not the JSON object that jobs.train wrote; train again.")
     try:
         metadata: dict[str, Any] = json.loads(path.read_text())
         version = metadata["format_version"]
     except (ValueError, KeyError, TypeError):
-        raise ArtefactError(f"{path} is damaged: it is not the JSON object that jobs.train wrote; train again.") from None
+        raise damaged from None
     if version != FORMAT_VERSION:
         raise ArtefactError(f"{path} has format version {version}, this release reads {FORMAT_VERSION}; train again.")
+    if not {"fingerprint", "dim", "prompts"} <= metadata.keys() or set(metadata["prompts"]) != {f.name for f in fields(PromptSettings)}:
+        raise damaged
     return metadata
 
 

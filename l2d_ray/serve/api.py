@@ -21,7 +21,12 @@ def build_api(recommender: Recommender) -> FastAPI:
     @api.post(
         "/v1/recommendations",
         summary="Items that follow a history",
-        responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+        responses=problems.documented(
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        ),
     )
     async def recommend(request: RecommendationRequest) -> RecommendationAnswer:
         return await recommender.recommend(request)

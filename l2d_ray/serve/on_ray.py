@@ -98,6 +98,7 @@ class EncoderReplica:
     def __init__(self, artefacts: ServedArtefacts, arguments: ServeArguments) -> None:
         device = resolve_device(arguments.device)
         self._encoder = artefacts.load_encoder(device=device, max_batch_tokens=arguments.max_batch_tokens)
+        self._encoder.encode([np.zeros(1, dtype=np.int32)])  # the first pass is slow: now, before this replica counts as ready
         self.encode.set_max_batch_size(arguments.max_batch_size)
         self.encode.set_batch_wait_timeout_s(arguments.batch_wait_s)
 

@@ -50,6 +50,9 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
+    if isinstance(error.body, bytes):
+        message = "The body was not sent as JSON; send one JSON object with the header Content-Type: application/json."
+        return _problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, [FieldError(field="body", message=message)])
     unreadable = [e for e in error.errors() if e["type"] == "json_invalid"]
     if unreadable:
         reason, character = unreadable[0]["ctx"]["error"], unreadable[0]["loc"][-1]

@@ -88,7 +88,9 @@ def test_one_changed_byte_of_the_weights_is_refused(checkpoint):
     content[-5] ^= 1
     weights.write_bytes(content)
     before = read_metadata(checkpoint)["fingerprint"]
-    with pytest.raises(ArtefactError, match=rf"has fingerprint {fingerprint_of(checkpoint, PROMPTS)}, its l2d.json says {before}.*train again"):
+    with pytest.raises(
+        ArtefactError, match=rf"has fingerprint {fingerprint_of(checkpoint, PROMPTS)}, its l2d.json says {before}.*train again"
+    ):
         load_checkpoint(checkpoint)
 
 

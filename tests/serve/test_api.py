@@ -42,7 +42,7 @@ def test_an_answer_is_the_documented_one(api: FastAPI):
     assert response.status_code == 200
     assert len(RecommendationAnswer.model_validate_json(response.content).items) == 3
     schema = send(api, "GET", "/openapi.json").json()
-    assert set(schema["paths"][ROUTE]["post"]["responses"]) == {"200", "400", "422", "503"}
+    assert set(schema["paths"][ROUTE]["post"]["responses"]) == {"200", "400", "415", "422", "503"}
     assert {"Problem", "RecommendationAnswer"} <= set(schema["components"]["schemas"])
     assert "HTTPValidationError" not in schema["components"]["schemas"]
     assert "swagger" in send(api, "GET", "/docs").text
@@ -72,6 +72,12 @@ def test_a_bad_value_is_answered_with_its_path(api: FastAPI, body, field: str):
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000])
 def test_a_body_that_is_no_json_is_a_bad_request(api: FastAPI, content: bytes):
     problem_in(send(api, "POST", ROUTE, content=content, headers={"content-type": "application/json"}), 400)
+
+
+def test_a_form_is_told_to_be_json(api: FastAPI):
+    form = {"content-type": "application/x-www-form-urlencoded"}  # what curl -d sends
+    response = send(api, "POST", ROUTE, content=b'{"history": ["item-01"]}', headers=form)
+    assert "Content-Type: application/json" in problem_in(response, 415).detail
 
 
 def test_unknown_paths_and_methods_are_problems_too(api: FastAPI):

@@ -1,0 +1,66 @@
+"""Packed batches: every text once a pass, and a number of batches that is known beforehand and equal on every worker."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2d_ray.text.prompts import TokenWindow
+from l2d_ray.train import batches as batches_module
+from l2d_ray.train.batches import batches_per_epoch, packed_batches
+
+BLANK = np.zeros(0, dtype=np.int32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_buffer():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(batches_module, "BUFFER_WINDOWS", 8)
+        yield
+
+
+def make_windows(lengths: list[int]) -> list[TokenWindow]:
+    """Window i is made of the token i, so that a batch tells what it holds."""
+    return [TokenWindow(np.full(length, i, dtype=np.int32), BLANK, BLANK, 1) for i, length in enumerate(lengths)]
+
+
+def packed(lengths: list[int], *, batch_tokens: int, mean_tokens: float, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    found = packed_batches(iter(make_windows(lengths)), batch_tokens=batch_tokens, mean_tokens=mean_tokens, rng=rng)
+    return [[int(window.token_ids[0]) for window in batch] for batch in found]
+
+
+@given(st.lists(st.integers(2, 30), max_size=40), st.integers(4, 200), st.floats(2, 30))
+def test_every_window_once_in_the_promised_number_of_batches(lengths, batch_tokens, mean_tokens):
+    found = packed(lengths, batch_tokens=batch_tokens, mean_tokens=mean_tokens)
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    assert len(found) == batches_per_epoch(len(lengths), batch_tokens, mean_tokens)
+
+
+@given(st.integers(1, 30), st.data())
+def test_workers_with_equal_counts_take_equal_steps(count, data):
+    mine, other = (data.draw(st.lists(st.integers(2, 30), min_size=count, max_size=count)) for _ in range(2))
+    assert len(packed(mine, batch_tokens=40, mean_tokens=9.5)) == len(packed(other, batch_tokens=40, mean_tokens=9.5))
+
+
+def test_the_number_of_batches_by_hand():
+    assert batches_per_epoch(8, 40, 10.0) == 2
+    assert batches_per_epoch(19, 40, 10.0) == 2 + 2 + 1
+    assert batches_per_epoch(3, 40, 200.0) == 3
+    assert batches_per_epoch(1, 4000, 2.0) == 1
+    assert batches_per_epoch(0, 40, 10.0) == 0
+
+
+def test_batches_hold_texts_of_like_length():
+    lengths = [3, 30] * 4
+    found = packed(lengths, batch_tokens=66, mean_tokens=16.5)
+    assert len(found) == 2
+    mixed = sum(len({lengths[i] for i in batch}) > 1 for batch in found)
+    assert mixed <= 1
+
+
+def test_a_seed_fixes_the_order_and_another_changes_it():
+    lengths = list(range(2, 26))
+    first, again, other = (packed(lengths, batch_tokens=20, mean_tokens=13.5, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
