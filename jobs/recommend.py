@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from l2d_ray.client import Client
+from l2d_ray.client import DEFAULT_URL, Client
 from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import L2DError
 from l2d_ray.serve.messages import RecommendationAnswer
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("titles", help=f"titles, oldest first, with {SEPARATOR!r} between them")
     parser.add_argument("--k", type=int, default=10, help="items wanted")
     parser.add_argument("--decoder", choices=DECODERS, help="decoder that ranks; without it the tuned one")
-    parser.add_argument("--url", help="where the service listens; without it this machine, port L2D_RAY_PORT or 8000")
+    parser.add_argument("--url", default=DEFAULT_URL, help="where the service listens")
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,7 @@
 """The HTTP service over a run: starts Ray Serve on 127.0.0.1 and answers until Ctrl-C or SIGTERM.
 
     python -m jobs.serve --config jobs/configs/quickstart.yaml
-    L2D_RAY_PORT=8080 python -m jobs.serve --config jobs/configs/quickstart.yaml run_dir=runs/other
+    python -m jobs.serve --config jobs/configs/quickstart.yaml run_dir=runs/other serve.port=8080
 
 Serves RUN_DIR/checkpoint and RUN_DIR/index with the settings that jobs.tune_decoder left in the memory: one encoder replica, one replica
 a shard. Documentation of the API is at /docs; ask with `python -m jobs.recommend`. For more replicas, GPUs or a cluster see serve_configs/.
@@ -26,7 +26,7 @@ from typing import Any, Final
 import ray
 
 from jobs.cli import run
-from l2d_ray.client import HOST, PORT_VARIABLE, Client, local_port, local_url
+from l2d_ray.client import Client
 from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 from l2d_ray.errors import ConfigError
@@ -53,19 +53,19 @@ def main(config: RunConfig) -> dict[str, Any]:
 @contextmanager
 def serving(config: RunConfig) -> Iterator[str]:
     """The service, ready, for the length of a ``with`` block; gives its URL. Refuses a damaged run before anything is deployed."""
-    port, url = local_port(), local_url()
-    refuse_taken_port(port)
+    url = f"http://{config.serve.host}:{config.serve.port}"
+    refuse_taken_port(config.serve.host, config.serve.port)
     for shard in range(read_manifest(config.index_dir).num_shards):
         check_files(shard_dir(config.index_dir, shard))
     for name, value in SERVE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with connect(config.ray.address, config.ray.num_cpus), deployed(config, port):
+    with connect(config.ray.address, config.ray.num_cpus), deployed(config):
         wait_until_ready(url)
         yield url
 
 
 @contextmanager
-def deployed(config: RunConfig, port: int) -> Iterator[None]:
+def deployed(config: RunConfig) -> Iterator[None]:
     """The application on the connected cluster, deleted at the end."""
     from ray import serve  # only now: its constants are read from the environment when it is imported
 
@@ -77,11 +77,13 @@ def deployed(config: RunConfig, port: int) -> Iterator[None]:
         index_dir=config.index_dir,
         memory_uri=config.memory_uri,
         device=config.device,
+        encoder_replicas=config.serve.encoder_replicas,
+        shard_replicas=config.serve.shard_replicas,
         encoder_num_gpus=num_gpus_of_encoder(config.device),
         shard_num_cpus=round(CPUS_OF_ALL_SHARDS / num_shards, 4),
     )
     application = build_app(arguments)
-    serve.start(http_options={"host": HOST, "port": port})
+    serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
     try:
         serve.run(application, name=APP_NAME)
         yield
@@ -89,14 +91,14 @@ def deployed(config: RunConfig, port: int) -> Iterator[None]:
         serve.delete(APP_NAME)
 
 
-def refuse_taken_port(port: int) -> None:
+def refuse_taken_port(host: str, port: int) -> None:
     """ConfigError where something listens on the port already."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"Port {port} of {HOST} cannot be used ({error}); stop what listens there or set {PORT_VARIABLE}.") from error
+            raise ConfigError(f"Port {port} of {host} cannot be used ({error}); stop what listens there or set serve.port.") from error
 
 
 def num_gpus_of_encoder(device: str) -> int:

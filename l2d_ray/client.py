@@ -6,7 +6,6 @@ with Client("http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -15,37 +14,23 @@ import httpx
 from pydantic import ValidationError
 
 from l2d_ray.decode.settings import DecoderName
-from l2d_ray.errors import ConfigError, RequestError
-from l2d_ray.serve.messages import Problem, RecommendationAnswer, UnavailableError
+from l2d_ray.errors import RequestError, UnavailableError
+from l2d_ray.serve.messages import Problem, RecommendationAnswer
 
-HOST: Final = "127.0.0.1"
-DEFAULT_PORT: Final = 8000
-PORT_VARIABLE: Final = "L2D_RAY_PORT"
-
-
-def local_port() -> int:
-    """Port of this machine's service: that of the variable L2D_RAY_PORT, else 8000. ConfigError where it is no port."""
-    text = os.environ.get(PORT_VARIABLE) or str(DEFAULT_PORT)
-    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
-        raise ConfigError(f"{PORT_VARIABLE} is {text!r}, wanted a port such as {DEFAULT_PORT}.")
-    return int(text)
-
-
-def local_url() -> str:
-    """Where this machine's service listens."""
-    return f"http://{HOST}:{local_port()}"
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+"""Where `make serve` listens."""
 
 
 class Client:
     """Connection to a service; close it, or use it in a ``with`` statement.
 
     Args:
-        base_url: where the service listens; None means ``local_url()``.
+        base_url: where the service listens.
         timeout_s: longest wait for an answer.
     """
 
-    def __init__(self, base_url: str | None = None, *, timeout_s: float = 30.0) -> None:
-        self._http = httpx.Client(base_url=base_url or local_url(), timeout=timeout_s)
+    def __init__(self, base_url: str = DEFAULT_URL, *, timeout_s: float = 30.0) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s)
 
     def __enter__(self) -> Client:
         return self

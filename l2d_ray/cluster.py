@@ -12,9 +12,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import ray
+from ray.data import DataContext
 
 from l2d_ray.errors import ConfigError
 
@@ -40,6 +42,7 @@ def connect(address: str | None, num_cpus: int, *, object_store_bytes: int = OBJ
     if joined:
         _join(joined)
     else:
+        _keep_ray_data_quiet()
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -51,6 +54,13 @@ def connect(address: str | None, num_cpus: int, *, object_store_bytes: int = OBJ
         yield
     finally:
         ray.shutdown()
+
+
+def _keep_ray_data_quiet() -> None:
+    """Ray Data's plans and bars stay in its log files: here by level, in the workers of the cluster about to start by their environment."""
+    os.environ.setdefault("RAY_DATA_LOGGING_CONFIG", str(Path(__file__).with_name("ray_data_logging.yaml")))
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    DataContext.get_current().enable_progress_bars = False
 
 
 def _join(address: str) -> None:

@@ -140,6 +140,15 @@ class EvaluateConfig(Section):
     language_samples: int = Field(256, ge=1, description="Test samples on which the beams' quality is taken.")
 
 
+class ServeConfig(Section):
+    """The HTTP service of jobs.serve; serve_configs/ has what a cluster needs."""
+
+    host: str = Field("127.0.0.1", description="Address that is listened on; the service has no authentication.")
+    port: int = Field(8000, ge=1, le=65535, description="Port that is listened on.")
+    encoder_replicas: int = Field(1, ge=1, description="Replicas of the encoder.")
+    shard_replicas: int = Field(1, ge=1, description="Replicas of every shard.")
+
+
 class RayConfig(Section):
     """The Ray cluster a job runs on."""
 
@@ -160,6 +169,7 @@ class RunConfig(Section):
     index: IndexConfig = Field(IndexConfig(), description="The index.")
     decoder: DecoderConfig = Field(DecoderConfig(), description="Tuning of the decoders.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")
+    serve: ServeConfig = Field(ServeConfig(), description="The service.")
     ray: RayConfig = Field(RayConfig(), description="The cluster.")
 
     @property

@@ -4,7 +4,8 @@
     ├── ConfigError     a setting: unknown key, value out of range, settings that contradict each other
     ├── DataError       input data: a missing file, a wrong column, nothing left after filtering
     ├── ArtefactError   something stored: missing, half-written, corrupt, or made by another model
-    └── RequestError    a request's value; `field` is its path in the request
+    ├── RequestError    a request's value; `field` is its path in the request
+    └── UnavailableError    a service, or a part of it, cannot answer now
 
 Jobs turn any of them into exit code 2, the HTTP service into a 4xx or 503 problem answer.
 """
@@ -37,3 +38,16 @@ class RequestError(L2DError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class UnavailableError(L2DError):
+    """The service, or a part of it, cannot answer now; the same request may succeed later.
+
+    Args:
+        message: the sentence for the caller.
+        retry_after_s: when to try again; None where waiting is not known to help.
+    """
+
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

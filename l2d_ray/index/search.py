@@ -132,10 +132,12 @@ def _candidates(
         for row, banned in enumerate(excluded or ()):
             inside = banned[(banned >= start) & (banned < stop)] - start
             keys[row, torch.from_numpy(inside).to(blocks.device)] = torch.inf
-        positions = torch.arange(start, stop, device=blocks.device).expand(len(queries), -1)
-        keys, positions = torch.cat([best_keys, keys], 1), torch.cat([best_positions, positions], 1)
-        best_keys, kept = torch.topk(keys, min(num_candidates, keys.shape[1]), dim=1, largest=False)
-        best_positions = positions.gather(1, kept)
+        block_keys, block_positions = torch.topk(keys, min(num_candidates, stop - start), dim=1, largest=False)
+        best_keys = torch.cat([best_keys, block_keys], 1)
+        best_positions = torch.cat([best_positions, block_positions + start], 1)
+        if best_keys.shape[1] > num_candidates:
+            best_keys, kept = torch.topk(best_keys, num_candidates, dim=1, largest=False)
+            best_positions = best_positions.gather(1, kept)
     found_keys, found = best_keys.double().cpu().numpy(), best_positions.cpu().numpy()
     is_complete = found.shape[1] >= len(blocks)
     bounds = np.full(len(queries), np.inf) if is_complete or not found.size else found_keys.max(axis=1)

@@ -124,7 +124,7 @@ class Memory:
         found = []
         for entry in self._entries.versions():
             transaction = self._entries.read_transaction(entry["version"])
-            message = (transaction.transaction_properties or {}).get("lance.commit.message", "")
+            message = (transaction.transaction_properties or {}).get("__lance_commit_message", "")
             found.append(VersionEntry(entry["version"], entry["timestamp"].isoformat(timespec="seconds"), message))
         return [entry for entry in found if entry.version <= self.version]
 

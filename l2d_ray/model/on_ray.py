@@ -16,7 +16,7 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target, read_part
@@ -64,7 +64,6 @@ def encode_parts(
     """One row a part, ``path`` and what the sink gave, in the order in which parts are done."""
     if not paths:
         return
-    DataContext.get_current().enable_progress_bars = False
     parts = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
     encoded = parts.map_batches(
         PartEncoder,

@@ -6,8 +6,9 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 
+from l2d_ray.errors import UnavailableError
 from l2d_ray.serve import problems
-from l2d_ray.serve.messages import Health, RecommendationAnswer, RecommendationRequest, UnavailableError
+from l2d_ray.serve.messages import Health, RecommendationAnswer, RecommendationRequest
 from l2d_ray.serve.service import Recommender
 
 DESCRIPTION = "Recommendations from an LLM's hidden state, without generating a word. Errors are problem answers (RFC 9457)."

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from l2d_ray.decode.settings import DecoderName
-from l2d_ray.errors import L2DError
 
 MAX_K: Final = 500
 MAX_NUM_NEIGHBORS: Final = 100_000
@@ -23,19 +22,6 @@ MAX_TEXT: Final = 1000
 ID_TAG, TITLE_TAG = "<item_id>", "<title>"  # name the kind of a history entry inside pydantic; no part of a field's path
 MAX_SEEN = 80  # characters of a wrong value that its error repeats
 MAX_ERRORS = 20  # errors told at once
-
-
-class UnavailableError(L2DError):
-    """The service, or a part of it, cannot answer now; the same request may succeed later.
-
-    Args:
-        message: the sentence for the caller.
-        retry_after_s: when to try again; None where waiting is not known to help.
-    """
-
-    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class Message(BaseModel):

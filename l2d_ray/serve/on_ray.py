@@ -25,10 +25,10 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from l2d_ray.decode.search import SearchRequest, ShardAnswer
+from l2d_ray.errors import UnavailableError
 from l2d_ray.model.loading import resolve_device
 from l2d_ray.serve.api import build_api
 from l2d_ray.serve.artefacts import ServedArtefacts
-from l2d_ray.serve.messages import UnavailableError
 from l2d_ray.serve.service import Recommender
 from l2d_ray.text.prompts import TokenIds
 

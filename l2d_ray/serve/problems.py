@@ -9,8 +9,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from l2d_ray.errors import L2DError, RequestError
-from l2d_ray.serve.messages import FieldError, Problem, UnavailableError, field_errors
+from l2d_ray.errors import L2DError, RequestError, UnavailableError
+from l2d_ray.serve.messages import FieldError, Problem, field_errors
 
 MEDIA_TYPE: Final = "application/problem+json"
 

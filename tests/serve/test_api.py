@@ -7,9 +7,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from l2d_ray.errors import UnavailableError
 from l2d_ray.serve.api import build_api
 from l2d_ray.serve.artefacts import ServedArtefacts
-from l2d_ray.serve.messages import Problem, RecommendationAnswer, UnavailableError
+from l2d_ray.serve.messages import Problem, RecommendationAnswer
 from l2d_ray.serve.service import Recommender
 
 ROUTE = "/v1/recommendations"

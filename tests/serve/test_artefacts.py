@@ -53,7 +53,7 @@ def test_changed_weights_are_refused(copies):
         ServedArtefacts.pin(checkpoint_dir, index_dir)
 
 
-@pytest.mark.parametrize("fields", [{"prompts": {}}, {"prompts": None}, {"dim": "wide"}])
+@pytest.mark.parametrize("fields", [{"prompts": {}}, {"dim": "wide"}])
 def test_damaged_metadata_are_refused(copies, fields):
     checkpoint_dir, index_dir = copies
     edit(checkpoint_dir / METADATA, **fields)

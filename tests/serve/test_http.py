@@ -13,8 +13,8 @@ from ray import serve
 
 from l2d_ray.client import Client
 from l2d_ray.decode.settings import DECODERS
-from l2d_ray.errors import ArtefactError, RequestError
-from l2d_ray.serve.messages import Problem, RecommendationAnswer, UnavailableError
+from l2d_ray.errors import ArtefactError, RequestError, UnavailableError
+from l2d_ray.serve.messages import Problem, RecommendationAnswer
 from l2d_ray.serve.on_ray import ServeArguments, build_app
 
 pytestmark = pytest.mark.slow

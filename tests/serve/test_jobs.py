@@ -1,7 +1,6 @@
 """`python -m jobs.serve` and `python -m jobs.recommend`, as a person runs them."""
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -28,27 +27,27 @@ def run_dir(tiny_run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
+def port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return os.environ | {"L2D_RAY_PORT": str(port), "PYTHONWARNINGS": "ignore"}
+        free: int = probe.getsockname()[1]
+    return free
 
 
-def run_job(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_job(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
-def server(run_dir: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def server(run_dir: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     """jobs.serve, once it has said that it serves; stopped if the test did not."""
-    command = [sys.executable, "-m", "jobs.serve", f"run_dir={run_dir}", "device=cpu", "ray.num_cpus=3"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "jobs.serve", f"run_dir={run_dir}", "device=cpu", "ray.num_cpus=3", f"serve.port={port}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = next((line for line in process.stdout if line.startswith("Serving ")), "")
         try:
-            assert f"http://127.0.0.1:{environment['L2D_RAY_PORT']}" in said
+            assert f"http://127.0.0.1:{port}" in said
             yield process
         finally:
             if process.poll() is None:
@@ -56,35 +55,34 @@ def server(run_dir: Path, environment: dict[str, str]) -> Iterator[subprocess.Po
 
 
 @pytest.mark.slow
-def test_serve_answers_recommend_and_stops_cleanly(tiny_run, run_dir: Path, environment: dict[str, str], server: subprocess.Popen[str]):
+def test_serve_answers_recommend_and_stops_cleanly(tiny_run, run_dir: Path, port: int, server: subprocess.Popen[str]):
     titles = [tiny_run.catalogue.titles[index] for index in (4, 9)]
-    asked = run_job(environment, "jobs.recommend", "|".join(titles), "--k", "3")
+    asked = run_job("jobs.recommend", "|".join(titles), "--k", "3", "--url", f"http://127.0.0.1:{port}")
     assert asked.returncode == 0, asked.stderr
     listed = [line for line in asked.stdout.splitlines() if line.lstrip()[:2] in ("1.", "2.", "3.")]
     expected = [tiny_run.catalogue.titles[tiny_run.catalogue.item_id_to_index[i]] for i in tiny_run.expected_ids([4, 9], 3)]
     assert [line.split(". ", 1)[1].rsplit("  ", 1)[0].strip() for line in listed] == expected
-    taken = run_job(environment, "jobs.serve", f"run_dir={run_dir}")
-    assert (taken.returncode, "set L2D_RAY_PORT" in taken.stderr) == (2, True)
+    taken = run_job("jobs.serve", f"run_dir={run_dir}", f"serve.port={port}")
+    assert (taken.returncode, "set serve.port" in taken.stderr) == (2, True)
     server.send_signal(signal.SIGTERM)
     rest, _ = server.communicate(timeout=60)
     assert server.returncode == 0
     assert json.loads(rest.splitlines()[-1])["job"] == "serve"
 
 
-def test_recommend_without_a_service_says_so_in_one_sentence(environment: dict[str, str]):
-    asked = run_job(environment | {"L2D_RAY_PORT": "1"}, "jobs.recommend", "Heat (1995)")
+def test_recommend_without_a_service_says_so_in_one_sentence():
+    asked = run_job("jobs.recommend", "Heat (1995)", "--url", "http://127.0.0.1:1")
     assert asked.returncode == 2
     assert asked.stderr.count("\n") == 1
     assert "make serve" in asked.stderr
-    assert "wanted a port" in run_job(environment | {"L2D_RAY_PORT": "http"}, "jobs.recommend", "Heat (1995)").stderr
 
 
-def test_serve_of_a_damaged_or_missing_run_says_so_in_one_sentence(run_dir: Path, environment: dict[str, str], tmp_path: Path):
-    missing = run_job(environment, "jobs.serve", f"run_dir={tmp_path}")
+def test_serve_of_a_damaged_or_missing_run_says_so_in_one_sentence(run_dir: Path, tmp_path: Path):
+    missing = run_job("jobs.serve", f"run_dir={tmp_path}")
     assert (missing.returncode, "run jobs.build_index first" in missing.stderr) == (2, True)
     shutil.copytree(run_dir, tmp_path / "damaged")
     vectors = tmp_path / "damaged" / "index" / "shard-00001" / "vectors.npy"
     vectors.write_bytes(vectors.read_bytes()[:-1])
-    damaged = run_job(environment, "jobs.serve", f"run_dir={tmp_path / 'damaged'}")
+    damaged = run_job("jobs.serve", f"run_dir={tmp_path / 'damaged'}")
     assert (damaged.returncode, damaged.stderr.count("\n")) == (2, 1)
     assert "vectors.npy is missing, truncated or changed" in damaged.stderr
