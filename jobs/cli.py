@@ -21,6 +21,9 @@ def run(main: Callable[[RunConfig], dict[str, Any]], description: str | None = N
     except L2DError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
+        sys.exit(130)
     print(json.dumps(result, ensure_ascii=False), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The floors of the package, read from the imports of every file: stages only look back, Ray has its own files, nothing goes in a circle."""
+"""The floors of the package, read from every import: stages only look back, Ray has its own files, nothing goes in a circle."""
 
 import ast
 import subprocess

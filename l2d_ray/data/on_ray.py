@@ -2,8 +2,8 @@
 
 Every step is one task a file, a partition or a run of parts; tasks hand data to each other through files in a scratch folder beside the
 destination, which every node must see. The driver holds the catalogue, one count an item and a summary a partition, never an
-interaction, so 10^9 interactions take the same driver as 10^5. Ray core tasks are used and not Ray Data's readers, since those do not tell
-a row's place in its file, which decides ties in time.
+interaction, so 10^9 interactions take the same driver as 10^5. Ray Data streams the files of interactions through those tasks; its own
+readers are not used, since they do not tell a row's place in its file, which decides ties in time.
 
 Results appear whole or not at all, and depend on data and settings alone: not on timing, the cluster, or the number of partitions.
 """
@@ -156,18 +156,25 @@ def _clean_file(source: Source, path: str, max_title_words: int) -> CleanItems:
 
 
 def _stage(source: Source, item_ids: pa.Array, config: DataConfig, staged: Partitions) -> FilterCounts:
-    shared = {
-        "item_ids": ray.put(item_ids),
-        "filters": Filters(config.min_rating, config.start_time, config.end_time),
-        "num_partitions": staged.num_partitions,
-        "folder": staged.folder,
-    }
-    calls = [(source, path, file_index) for file_index, path in enumerate(source.interaction_files)]
-    return sum(_run(_stage_path, "reading interactions", calls, shared), FilterCounts())
+    """Read every file of interactions with Ray Data, one task a file, and write what passes the filters to the partitions."""
+    known_ids, filters = ray.put(item_ids), Filters(config.min_rating, config.start_time, config.end_time)
 
+    def stage(row: dict[str, Any]) -> dict[str, FilterCounts | L2DError]:
+        """The file's counts; an error of ours is a value here, since Ray Data would hand on its text alone."""
+        shared = {"item_ids": ray.get(known_ids), "num_partitions": staged.num_partitions, "folder": staged.folder}
+        try:
+            return {"outcome": stage_file(source.read_interactions(row["path"]), row["file_index"], filters=filters, **shared)}
+        except L2DError as error:
+            return {"outcome": error}
 
-def _stage_path(source: Source, path: str, file_index: int, **shared: Any) -> FilterCounts:
-    return stage_file(source.read_interactions(path), file_index, **shared)
+    files = [{"path": path, "file_index": index} for index, path in enumerate(source.interaction_files)]
+    rows = ray.data.from_items(files, override_num_blocks=len(files)).map(stage).iter_rows()
+    total = FilterCounts()
+    for row in tqdm(rows, total=len(files), desc="reading interactions", file=sys.stderr, delay=1, leave=False):
+        if isinstance(row["outcome"], L2DError):
+            raise row["outcome"]
+        total += row["outcome"]
+    return total
 
 
 def _core_items(num_items: int, k: int, staged: Partitions) -> np.ndarray:

@@ -28,12 +28,13 @@ def load_for_training(base_dir: Path, *, dtype: torch.dtype, lora: dict[str, Any
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay, vectors (norms, biases) do not; frozen parameters are left out."""
+    """Matrices decay, vectors (norms, biases) do not; frozen parameters are left out, and so are empty groups, as ZeRO-3 drops them."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return [
+    groups = [
         {"params": [p for p in trained if _num_dims(p) > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if _num_dims(p) <= 1], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def save_plain_model(state: dict[str, torch.Tensor], base_dir: Path, destination: Path, *, lora: dict[str, Any] | None) -> None:

@@ -68,7 +68,7 @@ def test_planted_settings_of_the_whitened_decoder_are_found(shrinkage, prior_wei
 
 def test_the_search_goes_one_setting_at_a_time():
     """Scores in the order of the trials: prior weights, shrinkages, both again, neighbours, global."""
-    planted = [0.1, 0.3, 0.2] + [0.2, 0.4, 0.1] + [0.4, 0.4, 0.5] + [0.1, 0.2, 0.3] + [0.3, 0.7, 0.7] + [0.6]
+    planted = [*(0.1, 0.3, 0.2), *(0.2, 0.4, 0.1), *(0.4, 0.4, 0.5), *(0.1, 0.2, 0.3), *(0.3, 0.7, 0.7), 0.6]
     scores = iter(planted)
     settings, trials = tune(QUERIES, SHARDS, COVARIANCE, lambda ranked: next(scores), **GRIDS)
     assert [trial.score for trial in trials] == planted

@@ -51,10 +51,9 @@ def index_dir(whole: Path, tmp_path: Path) -> Path:
 
 def rows_of(memory: Memory) -> dict[int, tuple[str, int | None, bytes]]:
     """sample_id -> item_id, timestamp and the vector's bytes."""
-    table = [batch for batch in memory.scan(["sample_id", "item_id", "timestamp", "vector"])]
     return {
         row["sample_id"]: (row["item_id"], row["timestamp"], np.array(row["vector"], dtype=np.float16).tobytes())
-        for batch in table
+        for batch in memory.scan(["sample_id", "item_id", "timestamp", "vector"])
         for row in batch.to_pylist()
     }
 

@@ -1,6 +1,5 @@
 """The memory build on a real Ray cluster: each sample once, whatever was killed; and indexes of any number of shards over it."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 
+from l2d_ray.data.sequences import UserSequence, write_part
 from l2d_ray.decode.decoder import load_latent_decoder
 from l2d_ray.decode.settings import DECODERS, DecoderSettings
 from l2d_ray.errors import ArtefactError, DataError
@@ -20,7 +20,7 @@ from l2d_ray.memory.on_ray import build_memory
 from l2d_ray.memory.table import Memory, vectors_of
 from l2d_ray.model.loading import load_checkpoint, save_checkpoint
 from l2d_ray.model.on_ray import EncoderSpec
-from l2d_ray.schema import TEST, VALID
+from l2d_ray.schema import TEST, TRAIN, VALID
 from tests.toys import NUM_ITEMS, encode_in_process, tiny_model, write_toy_data
 
 pytestmark = pytest.mark.slow
@@ -139,9 +139,9 @@ def test_another_checkpoint_is_refused(tmp_path, checkpoint_dir, spec):
 
 
 def test_data_without_training_samples_is_refused(tmp_path, spec):
-    for path in write_toy_data(tmp_path / "data", num_users=6):
-        path.unlink()
-    with pytest.raises(DataError, match="There are no user sequences"):
+    (path,) = write_toy_data(tmp_path / "data", num_users=1)
+    write_part(path, [UserSequence("loner", ("item-00",), (1,), (TRAIN,))])
+    with pytest.raises(DataError, match="No user has two training interactions"):
         build_memory(tmp_path / "data", str(tmp_path / "memory"), spec=spec, num_workers=1)
 
 
@@ -164,4 +164,3 @@ def test_two_shards_and_three_recommend_the_same(tmp_path, checkpoint_dir, spec)
         np.testing.assert_array_equal(answers[0][name], answers[1][name])
     np.testing.assert_allclose(covariances[0], covariances[1], rtol=1e-9, atol=1e-12)
     assert [path.name for path in tmp_path.glob("index*")] == ["index"]
-    assert os.listdir(index_dir)

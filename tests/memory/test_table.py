@@ -1,5 +1,7 @@
 """The memory's table: versions that reopen, commits, what is refused, and reading by bucket."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -127,7 +129,7 @@ def test_scans_of_disjoint_buckets_partition_the_rows(empty, num_ranges):
     memory = append(empty, targets, make_vectors(60))
     edges = [NUM_BUCKETS * i // num_ranges for i in range(num_ranges + 1)]
     found = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         for batch in memory.scan(["sample_id", "bucket"], buckets=range(start, stop), batch_rows=7):
             assert len(batch) <= 7
             assert all(start <= b < stop for b in batch["bucket"].to_pylist())

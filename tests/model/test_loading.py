@@ -148,9 +148,10 @@ def test_a_write_that_is_killed_leaves_the_old_checkpoint(tmp_path, monkeypatch)
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(loading, "fingerprint_of", killed)
-        save_checkpoint(tiny_model(seed=1), folder)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tiny_model(seed=1), folder)
     assert load_checkpoint(folder).fingerprint == first.fingerprint
     assert (tmp_path / "checkpoint.partial").is_dir()
     second = save_checkpoint(tiny_model(seed=1), folder)

@@ -8,7 +8,6 @@ from torch import nn
 from l2d_ray.text.prompts import SequencePrompts, TokenWindow
 from l2d_ray.train import loss as loss_module
 from l2d_ray.train.loss import CompletionLoss, make_batch
-from l2d_ray.train.weights import parameter_groups
 from tests.toys import tiny_model
 
 PROMPTS = SequencePrompts((1,), 9, window_items=4, min_history=1)
@@ -70,16 +69,3 @@ def test_padding_and_other_texts_do_not_matter():
     model, windows = tiny_model().model.eval(), make_windows()
     alone = sum(float(forward(model, [w]).detach()) for w in windows)
     assert float(forward(model, windows).detach()) == pytest.approx(alone, rel=1e-5)
-
-
-def test_matrices_decay_and_vectors_do_not():
-    model = CompletionLoss(tiny_model().model)
-    frozen = model.model.model.norm.weight.requires_grad_(False)
-    decayed, plain = parameter_groups(model, 0.1)
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert decayed["params"]
-    assert plain["params"]
-    assert all(p.dim() == 2 for p in decayed["params"])
-    assert all(p.dim() == 1 for p in plain["params"])
-    grouped = {id(p) for group in (decayed, plain) for p in group["params"]}
-    assert grouped == {id(p) for p in model.parameters()} - {id(frozen)}
