@@ -9,7 +9,6 @@ Needs jobs.prepare_data. With ``train=none`` the model is taken as it comes. Run
 from __future__ import annotations
 
 import json
-import sys
 import time
 from hashlib import blake2b
 from pathlib import Path
@@ -93,7 +92,6 @@ def _fine_tune(
             log_dir=str(train_dir / "tensorboard" / run_name),
             use_gpu=device == "cuda",
             seed=config.seed,
-            show_progress=sys.stderr.isatty(),
         ),
         config.data_dir,
         item_id_to_title=dict(zip(catalogue.item_ids, titles, strict=True)),

@@ -48,6 +48,7 @@ def connect(address: str | None, num_cpus: int, *, object_store_bytes: int = OBJ
             num_cpus=num_cpus,
             object_store_memory=object_store_bytes,
             include_dashboard=False,
+            log_to_driver=False,  # progress and errors reach the driver by themselves; the rest is in the session's logs
             logging_level=logging.WARNING,
         )
     try:

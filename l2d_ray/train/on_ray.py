@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ import ray.train
 import torch
 from deepspeed.utils import logger as deepspeed_logger
 from ray.data import Dataset
-from ray.experimental import tqdm_ray
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from torch.utils.tensorboard import SummaryWriter
@@ -36,11 +36,13 @@ from l2d_ray.text.prompts import PromptFormat, TokenIds, TokenWindow
 from l2d_ray.train.batches import batches_per_epoch, packed_batches
 from l2d_ray.train.loop import train_epoch, validate
 from l2d_ray.train.loss import CompletionLoss
+from l2d_ray.train.progress import ProgressBoard, shown
 from l2d_ray.train.settings import deepspeed_settings, learning_rate_factor
 from l2d_ray.train.weights import load_for_training, parameter_groups, save_plain_model
 
 MODEL_FOLDER = "model"
 STATE_FOLDER = "state"
+TELL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,6 @@ class TrainSettings:
     lora: dict[str, Any] | None
     gradient_checkpointing: bool
     seed: int
-    show_progress: bool = False
     num_windows: int = 0
     mean_tokens: float = 0.0
     mean_valid_tokens: float = 0.0
@@ -115,10 +116,11 @@ def train(
     num_windows, mean_tokens = _size(datasets["train"])
     _, mean_valid_tokens = _size(datasets["valid"])
     sized = asdict(settings) | {"num_windows": num_windows, "mean_tokens": mean_tokens, "mean_valid_tokens": mean_valid_tokens}
+    board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="valid_loss", checkpoint_score_order="min")
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config=sized,
+        train_loop_config={"settings": sized, "board": board},
         scaling_config=ScalingConfig(num_workers=settings.num_workers, use_gpu=settings.use_gpu),
         run_config=RunConfig(
             name=run_name,
@@ -126,11 +128,12 @@ def train(
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=keep,
             callbacks=callbacks,
-            logging_config=LoggingConfig(log_level="WARNING"),
+            logging_config=LoggingConfig(log_level="ERROR"),
         ),
         datasets=datasets,
     )
-    result = trainer.fit()
+    with shown(lambda num_lines: ray.get(board.read.remote(num_lines))):
+        result = trainer.fit()
     best, metrics = min(result.best_checkpoints, key=lambda pair: pair[1]["valid_loss"])
     last = max((m for _, m in result.best_checkpoints), key=lambda m: m["epoch"])
     return TrainResult(Path(best.path) / MODEL_FOLDER, last["curve"] or metrics["curve"])
@@ -144,9 +147,9 @@ def _size(windows: Dataset) -> tuple[int, float]:
     return windows.count(), float(lengths.mean("length"))
 
 
-def _train_worker(raw: dict[str, Any]) -> None:
+def _train_worker(given: dict[str, Any]) -> None:
     """The loop of one worker: an epoch, its validation, its checkpoint; again until the epochs or the patience are used up."""
-    settings = TrainSettings(**raw)
+    settings, board = TrainSettings(**given["settings"]), given["board"]
     torch.manual_seed(settings.seed)
     hf_logging.disable_progress_bar()
     deepspeed_logger.setLevel(logging.WARNING)
@@ -158,7 +161,7 @@ def _train_worker(raw: dict[str, Any]) -> None:
     for epoch in range(len(progress["curve"]), settings.num_epochs):
         if progress["stale_epochs"] >= settings.patience:
             break
-        record = _run_epoch(engine, settings, epoch, scheduler_steps)
+        record = _run_epoch(engine, settings, epoch, scheduler_steps, board)
         best = min((r["valid_loss"] for r in progress["curve"]), default=float("inf"))
         progress["curve"].append(record)
         progress["stale_epochs"] = 0 if record["valid_loss"] < best else progress["stale_epochs"] + 1
@@ -199,14 +202,11 @@ def _make_engine(settings: TrainSettings) -> tuple[Any, int]:
     return engine, steps
 
 
-def _run_epoch(engine: Any, settings: TrainSettings, epoch: int, num_steps: int) -> dict[str, float]:
+def _run_epoch(engine: Any, settings: TrainSettings, epoch: int, num_steps: int, board: Any) -> dict[str, float]:
     rng = np.random.default_rng([settings.seed, epoch, _rank()])
     batches = packed_batches(_windows("train"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_tokens, rng=rng)
-    total = num_steps * settings.accumulation_steps
-    bar = tqdm_ray.tqdm(total=total, desc=f"epoch {epoch + 1}/{settings.num_epochs}") if settings.show_progress and _rank() == 0 else None
-    trained = train_epoch(engine, batches, lambda loss: bar.update(1) if bar else None)
-    if bar:
-        bar.close()
+    tell = _teller(engine, board, num_steps * settings.num_epochs)
+    trained = train_epoch(engine, batches, lambda loss: tell())
     held_out = packed_batches(_windows("valid"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_valid_tokens, rng=rng)
     valid = validate(engine, held_out)
     record = {
@@ -217,8 +217,21 @@ def _run_epoch(engine: Any, settings: TrainSettings, epoch: int, num_steps: int)
         "learning_rate": float(engine.get_lr()[0]),
     }
     if _rank() == 0:
-        print(" ".join(f"{name}={value:g}" for name, value in record.items()), flush=True)  # noqa: T201
+        board.add_line.remote(" ".join(f"{name}={value:g}" for name, value in record.items()))
     return record
+
+
+def _teller(engine: Any, board: Any, num_steps: int) -> Callable[[], None]:
+    """Tells the board how far rank 0 is, at most twice a second."""
+    told = time.monotonic()
+
+    def tell() -> None:
+        nonlocal told
+        if _rank() == 0 and time.monotonic() - told > TELL_S:
+            told = time.monotonic()
+            board.advance.remote(engine.global_steps, num_steps)
+
+    return tell
 
 
 def _windows(name: str) -> Iterator[TokenWindow]:
