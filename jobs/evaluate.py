@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from jobs.cli import run
 from jobs.inputs import load_run
@@ -48,7 +49,7 @@ def main(config: RunConfig) -> dict[str, Any]:
     rankers |= {SYSTEM_NAMES[name]: decoder_ranker(loaded.decoder, split, name) for name in DECODERS}
     scores = [
         evaluate_system(name, rank, samples=split.samples, num_bootstrap=config.evaluate.num_bootstrap, seed=config.seed)
-        for name, rank in rankers.items()
+        for name, rank in tqdm(rankers.items(), desc="systems", unit="system")
     ]
     print(format_table(scores), file=sys.stderr)
     result = {"split": config.evaluate.split, "num_samples": len(split), "systems": [as_json(s) for s in scores]}

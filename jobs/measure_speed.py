@@ -38,6 +38,8 @@ from l2d_ray.model.language_space import constrained_beam_search
 from l2d_ray.model.loading import load_checkpoint
 from l2d_ray.text.prefix_tree import PrefixTree
 
+NUM_ROUNDS = 3
+
 BeamSearch = Callable[[Sequence[Sequence[int]]], NDArray[np.int64]]
 """Histories -> ranked item indexes (n, k), padded with -1."""
 
@@ -48,7 +50,8 @@ def main(config: RunConfig) -> dict[str, Any]:
     model = load_checkpoint(config.checkpoint_dir, device=loaded.device).model
     requests = draw_test_requests(config, loaded.catalogue, settings.speed_requests)
     sides, beam_search = make_sides(loaded.decoder, model, requests.histories, settings)
-    seconds = seconds_per_request(sides, len(requests), batch_size=settings.speed_batch)
+    with tqdm(desc="speed, all sides in turns", unit="batch", total=NUM_ROUNDS * -(-len(requests) // settings.speed_batch)) as bar:
+        seconds = seconds_per_request(sides, len(requests), batch_size=settings.speed_batch, num_rounds=NUM_ROUNDS, on_batch=bar.update)
     default = SYSTEM_NAMES[loaded.decoder.settings.decoder]
     subset = draw_test_requests(config, loaded.catalogue, settings.language_samples)
     result = {

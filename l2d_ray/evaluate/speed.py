@@ -10,7 +10,14 @@ Answer = Callable[[Sequence[int]], object]
 """Answers the requests at these positions, as one batch."""
 
 
-def seconds_per_request(sides: Mapping[str, Answer], num_requests: int, *, batch_size: int, num_rounds: int = 3) -> dict[str, float]:
+def seconds_per_request(
+    sides: Mapping[str, Answer],
+    num_requests: int,
+    *,
+    batch_size: int,
+    num_rounds: int = 3,
+    on_batch: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
     """Median over rounds of each side's seconds a request.
 
     Every side answers one batch that is not counted; then in each round every side answers all requests, the sides taking turns batch by
@@ -27,6 +34,7 @@ def seconds_per_request(sides: Mapping[str, Answer], num_requests: int, *, batch
                 started = time.perf_counter()
                 answer(batch)
                 totals[name] += time.perf_counter() - started
+            on_batch()
         for name, total in totals.items():
             rounds[name].append(total / num_requests)
     return {name: median(seconds) for name, seconds in rounds.items()}

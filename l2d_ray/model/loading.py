@@ -117,8 +117,12 @@ def save_checkpoint(language_model: LanguageModel, destination: Path) -> Languag
     return LanguageModel(language_model.model, language_model.tokenizer, language_model.settings, fingerprint)
 
 
-def load_checkpoint(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """Read a checkpoint that this project wrote; ArtefactError where it is missing, damaged or not what l2d.json says."""
+def load_checkpoint(folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
+    """Read a checkpoint that this project wrote; ArtefactError where it is missing, damaged or not what l2d.json says.
+
+    Args:
+        dtype: None means bfloat16 on a CUDA device and float32 elsewhere.
+    """
     metadata = read_metadata(folder)
     settings = PromptSettings(**metadata["prompts"])
     seen = fingerprint_of(folder, settings)
@@ -127,7 +131,8 @@ def load_checkpoint(folder: Path, *, device: str = "cpu", dtype: torch.dtype = t
             f"The checkpoint in {folder} has fingerprint {seen}, its {METADATA} says {metadata['fingerprint']}: "
             "a file was changed or damaged; restore the folder or train again."
         )
-    loaded = load_pretrained(str(folder), settings, dtype=dtype)
+    usual = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    loaded = load_pretrained(str(folder), settings, dtype=dtype or usual)
     return LanguageModel(loaded.model.to(device).eval(), loaded.tokenizer, settings, seen)
 
 
