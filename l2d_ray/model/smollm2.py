@@ -27,7 +27,7 @@ def smollm2_dir() -> Path:
         shutil.rmtree(half_written, ignore_errors=True)
         _dequantise(gguf, half_written)
         half_written.rename(folder)
-        shutil.rmtree(gguf.parent, ignore_errors=True)
+        shutil.rmtree(cache_dir() / "smollm2-gguf", ignore_errors=True)
     return folder
 
 
