@@ -2,7 +2,7 @@
 
     python -m benchmarks.quickstart [--small] [--run-dir DIR]
 
-Runs jobs.quickstart from nothing in its own process and adds up, twice a second, the proportional set size (shared pages counted once) of
+Runs jobs.quickstart from nothing in its own process and adds up, every few seconds, the proportional set size (shared pages once) of
 that process and all its descendants. ``--small`` trains a toy model for one epoch.
 """
 
@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks.result import arguments, print_result, target
 
+SAMPLE_S = 3
 SMALL = [
     "train.num_epochs=1",
     "model.mini.hidden_size=32",
@@ -58,7 +59,7 @@ def run_and_watch(command: list[str]) -> tuple[dict[str, Any], int]:
         peak_bytes = 0
         while process.poll() is None:
             peak_bytes = max(peak_bytes, held_bytes(psutil.Process(process.pid)))
-            time.sleep(0.5)
+            time.sleep(SAMPLE_S)
         assert process.stdout is not None
         lines = process.stdout.read().splitlines()
     if process.returncode:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from l2d_ray.errors import ConfigError
 
@@ -65,6 +65,12 @@ class ModelConfig(Section):
     max_title_tokens: int = Field(48, ge=1, description="Longer titles are cut to this many tokens.")
     mini: MiniConfig = Field(MiniConfig(), description="Shape of the mini model.")
 
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> ModelConfig:
+        if self.window_items <= self.min_history:
+            raise ValueError(f"window_items ({self.window_items}) must be more than min_history ({self.min_history})")
+        return self
+
 
 class LoraConfig(Section):
     """Low-rank adapters instead of full fine-tuning (peft)."""
@@ -79,7 +85,7 @@ class TrainConfig(Section):
     """Fine-tuning with Ray Train and DeepSpeed (jobs.train)."""
 
     num_workers: int = Field(1, ge=1, description="Training workers.")
-    num_epochs: int | None = Field(None, ge=1, description="Passes over the training sequences at most; none: 8 for mini, else 3.")
+    num_epochs: int | None = Field(None, ge=1, description="Passes over the training sequences at most; none: 6 for mini, else 3.")
     batch_tokens: int | None = Field(
         None, ge=64, description="Tokens in a worker's packed batch, on average; none: 768 for mini, else 8192."
     )
@@ -98,7 +104,7 @@ class TrainConfig(Section):
 
     def filled(self, *, from_scratch: bool) -> TrainConfig:
         """The same settings with what was left open decided: a model from scratch learns in many fast steps, a pretrained one in few."""
-        usual = {"num_epochs": 8, "batch_tokens": 768, "learning_rate": 2e-3}
+        usual = {"num_epochs": 6, "batch_tokens": 768, "learning_rate": 2e-3}
         careful = {"num_epochs": 3, "batch_tokens": 8192, "learning_rate": 1e-4}
         chosen = usual if from_scratch else careful
         return self.model_copy(update={name: value for name, value in chosen.items() if getattr(self, name) is None})
@@ -243,4 +249,7 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"{key!r} cannot be set: {parent!r} is {child!r} in the configuration file, not a section.")
         node = child
-    node[leaf] = yaml.safe_load(text)
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{override!r} cannot be read: {text!r} is not valid YAML; quote it, or close its bracket.") from None

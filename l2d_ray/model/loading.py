@@ -123,6 +123,14 @@ def load_checkpoint(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
     Args:
         dtype: None means bfloat16 on a CUDA device and float32 elsewhere.
     """
+    settings, fingerprint = verify_checkpoint(folder)
+    usual = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    loaded = load_pretrained(str(folder), settings, dtype=dtype or usual)
+    return LanguageModel(loaded.model.to(device).eval(), loaded.tokenizer, settings, fingerprint)
+
+
+def verify_checkpoint(folder: Path) -> tuple[PromptSettings, str]:
+    """Prompt settings and fingerprint of a checkpoint, every byte of it read and compared with l2d.json; raises ArtefactError."""
     metadata = read_metadata(folder)
     settings = PromptSettings(**metadata["prompts"])
     seen = fingerprint_of(folder, settings)
@@ -131,9 +139,7 @@ def load_checkpoint(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
             f"The checkpoint in {folder} has fingerprint {seen}, its {METADATA} says {metadata['fingerprint']}: "
             "a file was changed or damaged; restore the folder or train again."
         )
-    usual = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    loaded = load_pretrained(str(folder), settings, dtype=dtype or usual)
-    return LanguageModel(loaded.model.to(device).eval(), loaded.tokenizer, settings, seen)
+    return settings, seen
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -155,13 +161,13 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def fingerprint_of(folder: Path, settings: PromptSettings) -> str:
-    """16 hex digits over the weights' and the tokenizer's bytes, the prompt settings and the layer."""
-    weights = sorted(folder.glob("*.safetensors"))
-    tokenizer = folder / "tokenizer.json"
-    if not weights or not tokenizer.is_file():
-        raise ArtefactError(f"{folder} lacks its {'tokenizer.json' if weights else '*.safetensors'}; restore the folder or train again.")
+    """16 hex digits over the bytes of weights, architecture and tokenizer, the prompt settings and the layer."""
+    files = [*sorted(folder.glob("*.safetensors")), folder / "config.json", folder / "tokenizer.json"]
+    lacking = [path.name for path in files if not path.is_file()] or (["*.safetensors"] if len(files) == 2 else [])
+    if lacking:
+        raise ArtefactError(f"{folder} lacks its {' and '.join(lacking)}; restore the folder or train again.")
     digest = blake2b(digest_size=8)
-    for path in (*weights, tokenizer):
+    for path in files:
         with path.open("rb") as file:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)

@@ -20,8 +20,9 @@ from ray.data import ActorPoolStrategy
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target, read_part
+from l2d_ray.errors import L2DError
 from l2d_ray.model.encoder import Encoder
-from l2d_ray.model.loading import load_checkpoint
+from l2d_ray.model.loading import load_checkpoint, verify_checkpoint
 from l2d_ray.text.harvest import harvest
 from l2d_ray.text.prompts import tokenize_titles
 
@@ -53,17 +54,21 @@ class PartEncoder:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         (path,) = batch["path"]
-        found = harvest(read_part(Path(path)), self._split, item_id_to_title=self._item_id_to_title, prompts=self._prompts)
-        row = {"path": path} | self._sink(found.targets, self._encoder.encode_windows(found.windows))
+        try:
+            found = harvest(read_part(Path(path)), self._split, item_id_to_title=self._item_id_to_title, prompts=self._prompts)
+            row = {"path": path} | self._sink(found.targets, self._encoder.encode_windows(found.windows))
+        except L2DError as error:  # a value, since Ray Data would hand on its text alone
+            row = {"path": path, "error": error}
         return {name: [value] for name, value in row.items()}
 
 
 def encode_parts(
     paths: Sequence[str], split: int, *, spec: EncoderSpec, catalogue: Catalogue, sink: Sink, num_workers: int
 ) -> Iterator[dict[str, Any]]:
-    """One row a part, ``path`` and what the sink gave, in the order in which parts are done."""
+    """One row a part, ``path`` and what the sink gave, in the order in which parts are done; an actor's L2DError is raised here."""
     if not paths:
         return
+    verify_checkpoint(Path(spec.checkpoint_dir))
     parts = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
     encoded = parts.map_batches(
         PartEncoder,
@@ -72,4 +77,7 @@ def encode_parts(
         compute=ActorPoolStrategy(size=min(num_workers, len(paths))),
         num_gpus=1 if spec.device == "cuda" else None,
     )
-    yield from encoded.iter_rows()
+    for row in encoded.iter_rows():
+        if isinstance(row.get("error"), L2DError):
+            raise row["error"]
+        yield row

@@ -20,7 +20,7 @@ from l2d_ray.index.layout import IndexManifest, load_catalogue, load_covariance,
 from l2d_ray.index.shard import is_sealed, load_shard
 from l2d_ray.memory.table import exists, read_text
 from l2d_ray.model.encoder import Encoder
-from l2d_ray.model.loading import METADATA, LanguageModel, fingerprint_of, load_checkpoint, read_metadata
+from l2d_ray.model.loading import LanguageModel, load_checkpoint, read_metadata, verify_checkpoint
 from l2d_ray.serve.service import RecommendationLogic
 from l2d_ray.text.prompts import PromptSettings
 
@@ -45,8 +45,8 @@ class ServedArtefacts:
         Raises ArtefactError.
         """
         checkpoint_dir, index_dir = checkpoint_dir.absolute(), index_dir.absolute()
-        prompts, fingerprint, dim = _checked_checkpoint(checkpoint_dir)
-        manifest = read_manifest(index_dir, fingerprint=fingerprint)
+        prompts, fingerprint = verify_checkpoint(checkpoint_dir)
+        manifest, dim = read_manifest(index_dir, fingerprint=fingerprint), read_metadata(checkpoint_dir)["dim"]
         if manifest.dim != dim:
             raise ArtefactError(f"The index at {index_dir} is {manifest.dim} wide, the model's states {dim}; run jobs.build_index again.")
         for folder in (shard_dir(index_dir, shard) for shard in range(manifest.num_shards)):
@@ -89,22 +89,6 @@ class ServedArtefacts:
                 f"The index at {self.index_dir} is now of memory version {seen.memory_version} in {seen.num_shards} shards, "
                 f"the application was deployed with version {self.manifest.memory_version} in {self.manifest.num_shards}; deploy again."
             )
-
-
-def _checked_checkpoint(folder: Path) -> tuple[PromptSettings, str, int]:
-    """Prompt settings, fingerprint and width of a checkpoint whose files are what its metadata says."""
-    metadata = read_metadata(folder)
-    try:
-        prompts, fingerprint, dim = PromptSettings(**metadata["prompts"]), str(metadata["fingerprint"]), int(metadata["dim"])
-    except (KeyError, TypeError, ValueError):
-        raise ArtefactError(f"{folder / METADATA} is damaged: a field is missing or wrong; restore the folder or train again.") from None
-    seen = fingerprint_of(folder, prompts)
-    if seen != fingerprint:
-        raise ArtefactError(
-            f"The checkpoint in {folder} has fingerprint {seen}, its {METADATA} says {fingerprint}: "
-            "a file was changed or damaged; restore the folder or train again."
-        )
-    return prompts, fingerprint, dim
 
 
 def _tuned_settings(memory_uri: str | None) -> DecoderSettings:

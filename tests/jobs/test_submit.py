@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -70,12 +71,9 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
             time.sleep(1)
         yield cluster
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def write_inputs(folder: Path) -> list[str]:
@@ -106,7 +104,7 @@ def run_job(cluster: Cluster, job: str, settings: list[str]) -> dict[str, object
     done, logs = cluster.submit(job, job, settings)
     assert done.returncode == 0, done.stdout + done.stderr + logs
     status = cluster.ray("status", job)
-    assert "SUCCEEDED" in status.stdout + status.stderr
+    assert f"Job '{job}' succeeded" in status.stdout
     lines = [line for line in logs.splitlines() if line.startswith('{"job"')]
     return json.loads(lines[-1])
 
