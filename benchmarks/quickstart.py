@@ -38,6 +38,7 @@ def main() -> None:
         started = time.monotonic()
         result, peak_bytes = run_and_watch(command + (SMALL if options.small else []))
         wall_s = time.monotonic() - started
+    del result["run_dir"]
     recall = {name: metrics["recall@10"] for name, metrics in result["metrics"].items()}
     ratio = result["speedup_vs_language_space"]["ratio"]
     figures = {"small": options.small, "wall_s": round(wall_s, 1), "peak_bytes": peak_bytes, **result}

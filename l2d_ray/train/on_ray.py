@@ -134,9 +134,8 @@ def train(
     )
     with shown(lambda num_lines: ray.get(board.read.remote(num_lines))):
         result = trainer.fit()
-    best, metrics = min(result.best_checkpoints, key=lambda pair: pair[1]["valid_loss"])
-    last = max((m for _, m in result.best_checkpoints), key=lambda m: m["epoch"])
-    return TrainResult(Path(best.path) / MODEL_FOLDER, last["curve"] or metrics["curve"])
+    best, _ = min(result.best_checkpoints, key=lambda pair: pair[1]["valid_loss"])
+    return TrainResult(Path(best.path) / MODEL_FOLDER, result.metrics["curve"])
 
 
 def _size(windows: Dataset) -> tuple[int, float]:

@@ -138,6 +138,16 @@ def test_another_checkpoint_is_refused(tmp_path, checkpoint_dir, spec):
         build_memory(tmp_path / "data", str(tmp_path / "memory"), spec=EncoderSpec(str(tmp_path / "other"), "cpu", 256), num_workers=1)
 
 
+def test_what_goes_wrong_in_an_actor_arrives_as_its_sentence(tmp_path):
+    write_toy_data(tmp_path / "data", num_users=6)
+    broken = tiny_model()
+    broken.model.model.norm.weight.data.fill_(float("nan"))
+    save_checkpoint(broken, tmp_path / "broken")
+    with pytest.raises(ArtefactError, match="NaN or infinite hidden states"):
+        build_memory(tmp_path / "data", str(tmp_path / "memory"), spec=EncoderSpec(str(tmp_path / "broken"), "cpu", 256), num_workers=1)
+    assert len(Memory.open(str(tmp_path / "memory"))) == 0
+
+
 def test_data_without_training_samples_is_refused(tmp_path, spec):
     (path,) = write_toy_data(tmp_path / "data", num_users=1)
     write_part(path, [UserSequence("loner", ("item-00",), (1,), (TRAIN,))])
