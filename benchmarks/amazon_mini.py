@@ -1,6 +1,6 @@
 """The whole line with the mini model on a data set in the D3 protocol: l2d-g, l2d-l, l2d-w, popularity, item-kNN on validation and test.
 
-    python -m benchmarks.amazon_mini ../shared/data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME]
+    python -m benchmarks.amazon_mini data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME]
 
 The folder holds items.txt.gz, samples.tsv.gz and interactions.tsv.gz (see d3_folder.py here); its own split is kept. Settings are those of
 jobs/configs/amazon_games.yaml. Everything is tuned on validation; test is scored once. Finished stages of the run directory are reused,

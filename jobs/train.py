@@ -1,7 +1,7 @@
 """Fine-tunes the LLM on the training sequences, with Ray Train and DeepSpeed; the result is a plain Hugging Face folder.
 
     python -m jobs.train --config jobs/configs/quickstart.yaml train.num_epochs=3
-    ray job submit --working-dir . -- python -m jobs.train --config jobs/configs/quickstart.yaml run_dir=/shared/run
+    ray job submit --working-dir . -- python -m jobs.train --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
 Needs jobs.prepare_data. With ``train=none`` the model is taken as it comes. Run again after a kill, it goes on from the last epoch.
 """

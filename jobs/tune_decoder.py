@@ -1,7 +1,7 @@
 """Chooses num_neighbors, shrinkage, prior weight and the default decoder on validation, and stores them with the memory.
 
     python -m jobs.tune_decoder --config jobs/configs/quickstart.yaml decoder.metric=recall@20
-    ray job submit --working-dir . -- python -m jobs.tune_decoder --config jobs/configs/quickstart.yaml run_dir=/shared/run
+    ray job submit --working-dir . -- python -m jobs.tune_decoder --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
 Needs jobs.build_index. Scores are unmasked and by item id; the test split is not read.
 """
