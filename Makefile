@@ -1,7 +1,7 @@
 # What people and CI run. Every target makes the virtual environment it needs: .venv, from constraints.txt.
 #
 #   make quickstart    the whole line on MovieLens-100K -> runs/quickstart/report.html
-#   make serve         HTTP on 127.0.0.1:8000 over the last run;  make recommend TITLES="Toy Story (1995)|Heat (1995)"
+#   make serve         HTTP on 127.0.0.1:8000 over CONFIG's run;  make recommend TITLES="Toy Story (1995)|Heat (1995)"
 #   make test          the tests        make check    format, lint, types, tests: the gate
 #
 # ARGS passes settings on: make quickstart ARGS="train.num_epochs=3 run_dir=runs/other"

@@ -71,8 +71,8 @@ def main() -> None:
     }
     targets = {
         "minutes": target(round(sum(seconds.values()) / 60, 2), 25, at_most=True),
-        "validation recall@10 of l2d-w (four-epoch prototype)": target(valid["l2d-w"]["recall@10"], 0.104),
-        "validation recall@50 of l2d-w (four-epoch prototype)": target(valid["l2d-w"]["recall@50"], 0.258),
+        "validation recall@10 of l2d-w": target(valid["l2d-w"]["recall@10"], 0.104),
+        "validation recall@50 of l2d-w": target(valid["l2d-w"]["recall@50"], 0.258),
     }
     print_result("amazon_mini", figures, targets)
 

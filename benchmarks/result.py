@@ -12,7 +12,7 @@ from typing import Any
 
 
 def target(measured: float | None, wanted: float, *, at_most: bool = False) -> dict[str, Any]:
-    """A figure that an issue names, beside what was measured; None where this run could not measure it."""
+    """A figure that is wanted, beside what was measured; None where this run could not measure it."""
     met = None if measured is None else bool(measured <= wanted if at_most else measured >= wanted)
     return {"target": f"{'<=' if at_most else '>='} {wanted:g}", "measured": measured, "met": met}
 

@@ -19,7 +19,7 @@ def run(main: Callable[[RunConfig], dict[str, Any]], description: str | None = N
     try:
         result = main(load_config(argv, prog=f"python -m {_module_name(main)}", description=description or ""))
     except L2DError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)  # Ray wraps what a task raises
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,11 @@ def main(config: RunConfig) -> dict[str, Any]:
     rankers = baseline_rankers(train_sequences, len(loaded.catalogue), valid)
     rankers |= {SYSTEM_NAMES[name]: decoder_ranker(loaded.decoder, split, name) for name in DECODERS}
     scores = [
-        evaluate_system(name, rank, samples=split.samples, num_bootstrap=config.evaluate.num_bootstrap, seed=config.seed)
+        without_time(evaluate_system(name, rank, samples=split.samples, num_bootstrap=config.evaluate.num_bootstrap, seed=config.seed))
         for name, rank in tqdm(rankers.items(), desc="systems", unit="system")
     ]
     print(format_table(scores), file=sys.stderr)
-    result = {"split": config.evaluate.split, "num_samples": len(split), "systems": [as_json(s) for s in scores]}
+    result = {"split": config.evaluate.split, "num_samples": len(split), "systems": [s.to_json() for s in scores]}
     config.evaluation_dir.mkdir(parents=True, exist_ok=True)
     (config.evaluation_dir / f"{config.evaluate.split}.json").write_text(json.dumps(result, indent=2) + "\n")
     metrics = {s.name: s.unmasked.metrics for s in scores}
@@ -89,9 +90,9 @@ def decoder_ranker(decoder: LatentDecoder, split: EncodedSplit, name: DecoderNam
     return rank
 
 
-def as_json(scores: SystemScores) -> dict[str, Any]:
-    """A system's figures; its time is measured by jobs.measure_speed, where all sides run in turns."""
-    return {name: value for name, value in scores.to_json().items() if name != "seconds_per_request"}
+def without_time(scores: SystemScores) -> SystemScores:
+    """The scores alone: decoders rank encoded histories here, and jobs.measure_speed times all sides in turns."""
+    return replace(scores, seconds_per_request=None)
 
 
 if __name__ == "__main__":

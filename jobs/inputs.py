@@ -15,6 +15,7 @@ from l2d_ray.decode.settings import FILE, DecoderSettings
 from l2d_ray.errors import ArtefactError
 from l2d_ray.evaluate.protocol import EvaluationSamples
 from l2d_ray.evaluate.queries import samples_of_parts
+from l2d_ray.index.layout import load_catalogue
 from l2d_ray.memory.table import read_text
 from l2d_ray.model.loading import resolve_device
 from l2d_ray.schema import TEST
@@ -39,7 +40,12 @@ def load_run(config: RunConfig) -> LoadedRun:
     decoder = load_latent_decoder(
         config.checkpoint_dir, config.index_dir, settings, device=device, max_batch_tokens=config.memory.batch_tokens
     )
-    return LoadedRun(decoder, Catalogue.read(config.data_dir / "items.parquet"), device)
+    catalogue = Catalogue.read(config.data_dir / "items.parquet")
+    if load_catalogue(config.index_dir).item_ids != catalogue.item_ids:
+        raise ArtefactError(
+            f"The items of the index at {config.index_dir} are not those of {config.data_dir}; build memory and index again."
+        )
+    return LoadedRun(decoder, catalogue, device)
 
 
 def draw_test_requests(config: RunConfig, catalogue: Catalogue, count: int) -> EvaluationSamples:

@@ -23,7 +23,7 @@ STAGES = (
     Stage("build_memory", build_memory.main, ("memory",), ("memory",)),
     Stage("build_index", build_index.main, ("index",), ("index",)),
     Stage("tune_decoder", tune_decoder.main, ("decoder",), ("memory/decoder.json",)),
-    Stage("evaluate", evaluate.main, ("evaluate",), ("evaluation/test.json",)),
+    Stage("evaluate", evaluate.main, ("evaluate",), ("evaluation",)),
     Stage("measure_speed", measure_speed.main, (), ("evaluation/speed.json",)),
 )
 

@@ -28,7 +28,7 @@ def main(config: RunConfig, seconds: dict[str, float] | None = None) -> dict[str
     """``seconds`` of the stages, where the caller knows them."""
     loaded = load_run(config)
     card = read_json(config.data_dir / "card.json", "jobs.prepare_data")
-    evaluation = read_json(config.evaluation_dir / "test.json", "jobs.evaluate")
+    evaluation = read_json(config.evaluation_dir / f"{config.evaluate.split}.json", "jobs.evaluate")
     speed = read_json(config.evaluation_dir / "speed.json", "jobs.measure_speed")
     curve = read_json(config.checkpoint_dir / CURVE, "jobs.train")
     metrics = {"dataset": card["name"], "systems": evaluation["systems"], "speed": speed, "seconds": seconds or {}}
@@ -77,7 +77,10 @@ def examples(config: RunConfig, loaded: LoadedRun) -> tuple[Example, ...]:
 def read_json(path: Path, job: str) -> Any:
     if not path.is_file():
         raise ArtefactError(f"There is no {path}; run {job} first.")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise ArtefactError(f"{path} is damaged: it is not JSON; run {job} again.") from None
 
 
 def _row(system: dict[str, Any], ms_per_request: dict[str, float]) -> SystemRow:

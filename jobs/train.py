@@ -80,7 +80,8 @@ def _training_items(data_dir: Path, catalogue: Catalogue) -> list[int]:
 def _fine_tune(
     config: RunConfig, settings: TrainConfig, base: LanguageModel, catalogue: Catalogue, device: str
 ) -> tuple[LanguageModel, list[dict[str, float]]]:
-    train_dir = Path(settings.storage_path or config.run_dir / "train").absolute()
+    train_dir = config.run_dir / "train"
+    storage_path = settings.storage_path or str(train_dir)
     base_checkpoint = save_checkpoint(base, train_dir / "base")
     titles = tokenize_titles(base.tokenizer, catalogue.titles, base.settings.max_title_tokens)
     run_name = f"run-{_run_key(config, settings, base_checkpoint.fingerprint)}"
@@ -97,7 +98,7 @@ def _fine_tune(
         item_id_to_title=dict(zip(catalogue.item_ids, titles, strict=True)),
         prompts=base.prompts,
         run_name=run_name,
-        storage_path=str(train_dir),
+        storage_path=storage_path if "://" in storage_path else str(Path(storage_path).absolute()),
         max_failures=settings.max_failures,
     )
     trained = load_for_training(result.model_dir, dtype=torch.bfloat16 if settings.precision == "bf16" else torch.float32, lora=None)
@@ -105,9 +106,9 @@ def _fine_tune(
 
 
 def _run_key(config: RunConfig, settings: TrainConfig, base_fingerprint: str) -> str:
-    """Names the Ray Train run: another model, data or setting is another run, the same ones go on."""
+    """Names the Ray Train run: another model, data, setting or number of workers is another run, the same go on."""
     card = (config.data_dir / "card.json").read_text()
-    chosen = json.dumps([settings.model_dump(exclude={"max_failures", "num_workers"}), config.seed, base_fingerprint, card])
+    chosen = json.dumps([settings.model_dump(exclude={"max_failures", "storage_path"}), config.seed, base_fingerprint, card])
     return blake2b(chosen.encode(), digest_size=4).hexdigest()
 
 

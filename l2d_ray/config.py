@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -127,9 +127,15 @@ class IndexConfig(Section):
 class DecoderConfig(Section):
     """What jobs.tune_decoder tries on validation."""
 
-    num_neighbors: tuple[int, ...] = Field((100, 200, 500, 1000), min_length=1, description="Neighbours of the local decoder.")
-    shrinkages: tuple[float, ...] = Field((0.01, 0.03, 0.1, 0.2, 0.4, 0.7), min_length=1, description="Shrinkages of the covariance.")
-    prior_weights: tuple[float, ...] = Field((0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), min_length=1, description="Weights of log(n + 1).")
+    num_neighbors: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (100, 200, 500, 1000), min_length=1, description="Neighbours of the local decoder."
+    )
+    shrinkages: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.01, 0.03, 0.1, 0.2, 0.4, 0.7), min_length=1, description="Shrinkages of the covariance."
+    )
+    prior_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), min_length=1, description="Weights of log(n + 1)."
+    )
     metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@(10|20|50|100)$", description="What is maximised, unmasked, by item id.")
     max_samples: int = Field(3000, ge=1, description="Validation samples used, the latest ones.")
 
@@ -166,7 +172,7 @@ class RunConfig(Section):
     """Everything one run needs; every job reads the same file."""
 
     run_dir: Path = Field(Path("runs/quickstart"), description="Folder of all results; on a cluster a path that every node sees.")
-    seed: int = Field(0, description="Seed of everything random.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs; auto takes CUDA where there is one.")
     data: DataConfig = Field(DataConfig(), description="Interactions and splits.")
     model: ModelConfig = Field(ModelConfig(), description="The LLM and its prompts.")

@@ -139,8 +139,6 @@ def sort_partition(folder: Path, partition: int, *, has_timestamps: bool) -> int
     columns = {"user_index": user_index[order], "item_index": item_index[order], "timestamp": times[order]}
     write_ipc(_sorted_path(folder, partition), pa.table(columns))
     write_ipc(_users_path(folder, partition), users)
-    for path in paths:
-        path.unlink()
     return len(user_index) - len(order)
 
 

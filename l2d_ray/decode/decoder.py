@@ -19,7 +19,7 @@ from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, merge_answers
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
-from l2d_ray.errors import ArtefactError
+from l2d_ray.errors import ArtefactError, RequestError
 from l2d_ray.index.layout import load_catalogue, load_covariance, load_shards, read_manifest
 from l2d_ray.index.shard import Shard
 from l2d_ray.model.encoder import Encoder
@@ -47,6 +47,8 @@ class PromptWriter:
 
     def write(self, history: Sequence[HistoryItem]) -> TokenIds:
         """Prompt of a history (oldest first, at least one item)."""
+        if not history:
+            raise RequestError("history", "The history is empty; give at least one item.")
         texts = [item for item in history if isinstance(item, str)]
         fresh = iter(tokenize_titles(self.tokenizer, texts, self.max_title_tokens))
         return self.prompts.prompt([next(fresh) if isinstance(item, str) else self.titles[item] for item in history])
@@ -77,13 +79,7 @@ class LatentDecoder:
         self.writer = writer
         self.encoder = encoder
         self.settings = settings
-        self._shards = shards
-        self._within_covariance = within_covariance
         self._searchers = [ShardSearcher(shard, within_covariance, settings) for shard in shards]
-
-    def with_settings(self, settings: DecoderSettings) -> LatentDecoder:
-        """The same memory and model, decoded with other settings."""
-        return LatentDecoder(self.writer, self.encoder, shards=self._shards, within_covariance=self._within_covariance, settings=settings)
 
     def recommend(
         self,
@@ -116,8 +112,13 @@ class LatentDecoder:
         excluded: Sequence[Sequence[int]] | None = None,
     ) -> TopK:
         """The k best items for query vectors (b, d)."""
+        for name, value in (("k", k), ("num_neighbors", num_neighbors)):
+            if value is not None and value < 1:
+                raise RequestError(name, f"{name} is {value}; it must be at least 1.")
         banned = tuple(np.array(sorted(set(items)), dtype=np.int64) for items in excluded or ([],) * len(queries))
-        request = SearchRequest(queries, decoder or self.settings.decoder, k, num_neighbors or self.settings.num_neighbors, banned)
+        request = SearchRequest(
+            queries, decoder or self.settings.decoder, k, self.settings.num_neighbors if num_neighbors is None else num_neighbors, banned
+        )
         return edge_scores(merge_answers([searcher.search(request) for searcher in self._searchers], request), request.decoder)
 
 

@@ -21,9 +21,6 @@ class TopK:
     ids: NDArray[np.int64]
     scores: NDArray[np.float64]
 
-    def rows(self, selected: slice) -> TopK:
-        return TopK(self.ids[selected], self.scores[selected])
-
 
 def merge_top_k(parts: Sequence[TopK], k: int) -> TopK:
     """Top-k of the union of the parts' items (disjoint between parts), whatever the partition and the order of the parts."""

@@ -27,11 +27,11 @@ def encode_split(data_dir: Path, split: int, *, spec: EncoderSpec, num_workers: 
     vectors = {}
     rows = encode_parts([str(path) for path in paths], split, spec=spec, catalogue=catalogue, sink=_keep, num_workers=num_workers)
     for row in tqdm(rows, total=len(paths), desc=f"{SPLIT_NAMES[split]} queries", unit="part"):
-        vectors[row["path"]] = np.frombuffer(row["vectors"], dtype=np.float32).reshape(row["num_samples"], -1)
+        vectors[row["path"]] = np.frombuffer(row["vectors"], dtype=np.float32).reshape(row["num_samples"], row["dim"])
     filled = [vectors[str(path)] for path in paths if len(vectors[str(path)])]
     return EncodedSplit(samples, np.concatenate(filled), timestamps)
 
 
 def _keep(targets: list[Target], vectors: NDArray[np.float32]) -> dict[str, Any]:
     """Sink of the encoder actors: the vectors themselves."""
-    return {"vectors": vectors.tobytes(), "num_samples": len(targets)}
+    return {"vectors": vectors.tobytes(), "num_samples": len(targets), "dim": vectors.shape[1]}

@@ -25,12 +25,12 @@ def build_shard(memory: Memory, shard: int, num_shards: int, folder: Path, *, on
     """Build a shard's folder unless it is sealed already; returns its number of entries."""
     buckets = buckets_of_shard(shard, num_shards)
     sample_ids, item_indexes = _ids(memory, buckets)
-    if is_sealed(folder):
+    order = np.lexsort((sample_ids, item_indexes))
+    sample_ids, item_indexes = sample_ids[order], item_indexes[order]
+    if is_sealed(folder) and np.array_equal(np.load(folder / "sample_ids.npy"), sample_ids):
         return len(sample_ids)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    order = np.lexsort((sample_ids, item_indexes))
-    sample_ids, item_indexes = sample_ids[order], item_indexes[order]
     _check_unique(memory, sample_ids)
     np.save(folder / "sample_ids.npy", sample_ids)
     np.save(folder / "item_indexes.npy", item_indexes)

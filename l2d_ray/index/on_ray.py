@@ -35,6 +35,8 @@ def build_index(memory: Memory, num_shards: int, index_dir: Path) -> IndexManife
     write_manifest(work_dir, manifest, catalogue=memory.catalogue, within_covariance=covariance)
     shutil.rmtree(index_dir, ignore_errors=True)
     work_dir.rename(index_dir)
+    for left_over in index_dir.parent.glob(f"{index_dir.name}.partial-*"):
+        shutil.rmtree(left_over)
     return manifest
 
 

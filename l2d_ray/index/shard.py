@@ -81,7 +81,7 @@ class Shard:
 
 
 def write_shard(folder: Path, shard: Shard) -> None:
-    """Write a shard that is wholly in memory (tests, small data); large ones are filled through ``create_arrays``."""
+    """Write a shard that is wholly in memory; ``index.build`` streams large ones from a memory."""
     folder.mkdir(parents=True)
     for name in ENTRY_FILES:
         np.save(folder / f"{name}.npy", getattr(shard, name))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target, part_paths, read_part
-from l2d_ray.errors import DataError
+from l2d_ray.errors import ArtefactError, DataError
 from l2d_ray.memory.table import Memory, entries_table, exists, write_entries
 from l2d_ray.model.loading import read_metadata
 from l2d_ray.model.on_ray import EncoderSpec, encode_parts
@@ -45,7 +46,7 @@ def build_memory(data_dir: Path, memory_uri: str, *, spec: EncoderSpec, num_work
     """Bring the memory to hold every training sample, each once; does only what is missing."""
     started = time.monotonic()
     catalogue = Catalogue.read(data_dir / "items.parquet")
-    memory = _open_or_create(memory_uri, Path(spec.checkpoint_dir), catalogue)
+    memory = _open_or_create(memory_uri, Path(spec.checkpoint_dir), catalogue, hash_of_data(data_dir))
     path_to_first_id = _first_sample_ids(part_paths(data_dir))
     committed = memory.present(list(path_to_first_id.values()))
     pending = [path for path, sample_id in path_to_first_id.items() if sample_id not in committed]
@@ -66,11 +67,25 @@ def _write_part(memory_uri: str, targets: list[Target], vectors: NDArray[np.floa
     return {"fragments": "\n".join(write_entries(memory_uri, entries_table(targets, vectors))), "num_entries": len(targets)}
 
 
-def _open_or_create(memory_uri: str, checkpoint_dir: Path, catalogue: Catalogue) -> Memory:
+def hash_of_data(data_dir: Path) -> str:
+    """Names the prepared data: the parts' bytes. Another k-core, filter or size of part is other data."""
+    digest = blake2b(digest_size=8)
+    for path in part_paths(data_dir):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _open_or_create(memory_uri: str, checkpoint_dir: Path, catalogue: Catalogue, data_hash: str) -> Memory:
     metadata = read_metadata(checkpoint_dir)
     if exists(memory_uri):
-        return Memory.open(memory_uri, fingerprint=metadata["fingerprint"])
-    return Memory.create(memory_uri, fingerprint=metadata["fingerprint"], dim=metadata["dim"], catalogue=catalogue)
+        memory = Memory.open(memory_uri, fingerprint=metadata["fingerprint"])
+        if memory.metadata.data_hash != data_hash:
+            raise ArtefactError(
+                f"The memory at {memory_uri} was built from the data {memory.metadata.data_hash}, the data here is {data_hash}; "
+                "delete that memory, or build one in another place."
+            )
+        return memory
+    return Memory.create(memory_uri, fingerprint=metadata["fingerprint"], dim=metadata["dim"], catalogue=catalogue, data_hash=data_hash)
 
 
 def _first_sample_ids(paths: list[Path]) -> dict[str, int]:

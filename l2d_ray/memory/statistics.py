@@ -2,7 +2,7 @@
 
 Stored vectors are float16: whole multiples of 2**-24 below 2**16. A float64 holds every sum of up to 2**13 of the largest of them, and of
 millions of usual ones, exactly; so sums do not depend on the order of addition, add-then-remove is the identity, and merging
-over any partition gives the same bits. (The design asked for float32 sums; these laws are worth the wider type.)
+over any partition gives the same bits. (These laws are worth the wider type.)
 """
 
 from __future__ import annotations

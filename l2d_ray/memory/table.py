@@ -39,6 +39,7 @@ class MemoryMetadata:
 
     fingerprint: str
     dim: int
+    data_hash: str
     dtype: str = "float16"
     format_version: int = FORMAT_VERSION
 
@@ -61,11 +62,11 @@ class Memory:
         self._entries = entries
 
     @classmethod
-    def create(cls, uri: str, *, fingerprint: str, dim: int, catalogue: Catalogue) -> Memory:
-        """An empty memory; ArtefactError where one is there already."""
+    def create(cls, uri: str, *, fingerprint: str, dim: int, catalogue: Catalogue, data_hash: str = "") -> Memory:
+        """An empty memory for samples of the prepared data named by ``data_hash``; ArtefactError where one is there already."""
         if exists(uri):
             raise ArtefactError(f"There is a memory at {uri} already; open it, or give another place.")
-        metadata = MemoryMetadata(fingerprint, dim)
+        metadata = MemoryMetadata(fingerprint, dim, data_hash)
         lance.write_dataset(catalogue.to_arrow(), _items_uri(uri), schema=ITEMS, mode="overwrite")
         schema = entries_schema(dim).with_metadata({METADATA_KEY: json.dumps(metadata.__dict__)})
         lance.write_dataset(schema.empty_table(), _entries_uri(uri), schema=schema, mode="create", commit_message="create")
@@ -196,7 +197,7 @@ def vectors_of(batch: pa.RecordBatch | pa.Table) -> NDArray[np.float16]:
     column = batch["vector"]
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     flat = array.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float16).reshape(len(array), -1)
+    return np.asarray(flat, dtype=np.float16).reshape(len(array), array.type.list_size)
 
 
 def read_text(uri: str, name: str) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from l2d_ray.errors import ArtefactError
+from l2d_ray.errors import ArtefactError, ConfigError
 from l2d_ray.text.packing import pack_by_length, pad_batch
 from l2d_ray.text.prompts import TokenIds, TokenWindow
 
@@ -31,6 +31,7 @@ class Encoder:
     def __init__(self, model: Any, *, max_batch_tokens: int = 8192, padding_side: Literal["right", "left"] = "right") -> None:
         self.body = model.base_model.eval()
         self.dim = int(model.config.hidden_size)
+        self.max_tokens = getattr(model.config, "max_position_embeddings", None)
         self.max_batch_tokens = max_batch_tokens
         self.padding_side = padding_side
 
@@ -65,6 +66,10 @@ class Encoder:
     @torch.inference_mode()
     def _forward(self, texts: list[TokenIds], rows: NDArray[np.int64], columns: NDArray[np.int32]) -> NDArray[np.float32]:
         token_ids, is_real = pad_batch(texts, pad_id=0, side=self.padding_side)
+        if self.max_tokens is not None and token_ids.shape[1] > self.max_tokens:
+            raise ConfigError(
+                f"A text has {token_ids.shape[1]} tokens, the model reads {self.max_tokens}; lower model.window_items or max_title_tokens."
+            )
         device = next(self.body.parameters()).device
         inputs = {"input_ids": torch.from_numpy(token_ids).to(device)}
         shift = np.zeros(len(texts), dtype=np.int64)

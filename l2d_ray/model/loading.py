@@ -27,6 +27,7 @@ from l2d_ray.text.prompts import PromptFormat, PromptSettings, prompt_format
 
 METADATA = "l2d.json"
 LAYER = "last, after the final norm"
+_PROMPT_FIELDS = {field.name for field in fields(PromptSettings)}
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise damaged from None
     if version != FORMAT_VERSION:
         raise ArtefactError(f"{path} has format version {version}, this release reads {FORMAT_VERSION}; train again.")
-    if not {"fingerprint", "dim", "prompts"} <= metadata.keys() or set(metadata["prompts"]) != {f.name for f in fields(PromptSettings)}:
+    prompts = metadata.get("prompts")
+    if not {"fingerprint", "dim"} <= metadata.keys() or not isinstance(prompts, dict) or prompts.keys() != _PROMPT_FIELDS:
         raise damaged
     return metadata
 

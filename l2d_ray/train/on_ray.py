@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import ray.train
 import torch
 from deepspeed.utils import logger as deepspeed_logger
 from ray.data import Dataset
+from ray.exceptions import RayError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from torch.utils.tensorboard import SummaryWriter
@@ -36,7 +38,7 @@ from l2d_ray.text.prompts import PromptFormat, TokenIds, TokenWindow
 from l2d_ray.train.batches import batches_per_epoch, packed_batches
 from l2d_ray.train.loop import train_epoch, validate
 from l2d_ray.train.loss import CompletionLoss
-from l2d_ray.train.progress import ProgressBoard, shown
+from l2d_ray.train.progress import ProgressBoard, Snapshot, shown
 from l2d_ray.train.settings import deepspeed_settings, learning_rate_factor
 from l2d_ray.train.weights import load_for_training, parameter_groups, save_plain_model
 
@@ -114,7 +116,12 @@ def train(
         for name, split in (("train", TRAIN), ("valid", VALID))
     }
     num_windows, mean_tokens = _size(datasets["train"])
-    _, mean_valid_tokens = _size(datasets["valid"])
+    num_valid_windows, mean_valid_tokens = _size(datasets["valid"])
+    if min(num_windows, num_valid_windows) < settings.num_workers:
+        raise DataError(
+            f"There are {num_windows} training and {num_valid_windows} validation texts for {settings.num_workers} workers, one each at "
+            "least; use fewer workers or more data."
+        )
     sized = asdict(settings) | {"num_windows": num_windows, "mean_tokens": mean_tokens, "mean_valid_tokens": mean_valid_tokens}
     board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="valid_loss", checkpoint_score_order="min")
@@ -132,10 +139,19 @@ def train(
         ),
         datasets=datasets,
     )
-    with shown(lambda num_lines: ray.get(board.read.remote(num_lines))):
+    with shown(partial(_read_board, board)):
         result = trainer.fit()
     best, _ = min(result.best_checkpoints, key=lambda pair: pair[1]["valid_loss"])
     return TrainResult(Path(best.path) / MODEL_FOLDER, result.metrics["curve"])
+
+
+def _read_board(board: Any, num_lines_read: int) -> Snapshot | None:
+    """None where the board is lost, which must not fail a training."""
+    try:
+        snapshot: Snapshot = ray.get(board.read.remote(num_lines_read))
+    except RayError:
+        return None
+    return snapshot
 
 
 def _size(windows: Dataset) -> tuple[int, float]:

@@ -40,8 +40,8 @@ class ProgressBoard:
 
 
 @contextmanager
-def shown(read: Callable[[int], Snapshot]) -> Iterator[None]:
-    """Show a board for the length of a ``with`` block: a bar on stderr, the lines on stdout."""
+def shown(read: Callable[[int], Snapshot | None]) -> Iterator[None]:
+    """Show a board for the length of a ``with`` block: a bar on stderr, the lines on stdout. Nothing where ``read`` gives None."""
     stop = threading.Event()
     with tqdm(desc="training", unit="step") as bar:
         num_lines = 0
@@ -49,6 +49,8 @@ def shown(read: Callable[[int], Snapshot]) -> Iterator[None]:
         def show_once() -> None:
             nonlocal num_lines
             snapshot = read(num_lines)
+            if snapshot is None:
+                return
             num_lines += len(snapshot.lines)
             bar.total = snapshot.num_steps or None
             bar.update(snapshot.step - bar.n)

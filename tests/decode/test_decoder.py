@@ -5,7 +5,7 @@ import pytest
 
 from l2d_ray.decode.decoder import LatentDecoder, PromptWriter, load_latent_decoder
 from l2d_ray.decode.settings import DECODERS, DecoderSettings
-from l2d_ray.errors import ArtefactError
+from l2d_ray.errors import ArtefactError, RequestError
 from l2d_ray.index.layout import load_covariance, load_shards
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import load_checkpoint, make_mini, save_checkpoint
@@ -51,9 +51,9 @@ def test_recommending_is_encoding_then_searching(decoder, name):
     assert found.ids.shape == (len(HISTORIES), 5)
 
 
-def test_settings_choose_the_default_decoder(decoder):
+def test_settings_choose_the_default_decoder(run, index_dirs, decoder):
     for name in DECODERS:
-        other = decoder.with_settings(DecoderSettings(decoder=name, num_neighbors=15))
+        other = load_latent_decoder(run.checkpoint_dir, index_dirs[1], DecoderSettings(decoder=name, num_neighbors=15))
         np.testing.assert_array_equal(other.recommend(HISTORIES, 5).ids, decoder.recommend(HISTORIES, 5, decoder=name).ids)
 
 
@@ -109,3 +109,15 @@ def test_an_encoder_of_another_width_is_refused(run, index_dirs):
         LatentDecoder(
             PromptWriter.of(wide, run.memory.catalogue), Encoder(wide.model), shards=shards, within_covariance=covariance, settings=SETTINGS
         )
+
+
+@pytest.mark.parametrize(("arguments", "field"), [({"k": 0}, "k"), ({"k": 5, "num_neighbors": 0}, "num_neighbors")])
+def test_numbers_out_of_range_are_refused_with_their_field(decoder, arguments, field):
+    with pytest.raises(RequestError, match="at least 1") as caught:
+        decoder.recommend(HISTORIES, **arguments)
+    assert caught.value.field == field
+
+
+def test_an_empty_history_is_refused(decoder):
+    with pytest.raises(RequestError, match="history is empty"):
+        decoder.recommend([[]], 5)
