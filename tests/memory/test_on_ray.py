@@ -90,7 +90,9 @@ def test_a_build_holds_every_training_sample_once_and_again_does_nothing(tmp_pat
     assert (again.num_entries_encoded, again.num_parts_reused) == (0, 4)
 
 
-def test_a_build_encodes_only_the_missing_parts(tmp_path, checkpoint_dir, spec):
+def test_a_build_encodes_only_the_missing_parts(tmp_path, checkpoint_dir, spec, monkeypatch):
+    """A build that stopped half-way, made by hiding parts from the first call; so the data must seem the same to both."""
+    monkeypatch.setattr("l2d_ray.memory.on_ray.hash_of_data", lambda data_dir: "the same")
     paths = write_toy_data(tmp_path / "data")
     aside = [path.rename(tmp_path / path.name) for path in paths[1:3]]
     first = build_memory(tmp_path / "data", str(tmp_path / "memory"), spec=spec, num_workers=1)
@@ -100,6 +102,15 @@ def test_a_build_encodes_only_the_missing_parts(tmp_path, checkpoint_dir, spec):
     assert (second.num_parts, second.num_parts_reused) == (4, 2)
     assert 0 < second.num_entries_encoded == second.num_entries - first.num_entries
     check_memory(Memory.open(str(tmp_path / "memory")), checkpoint_dir, tmp_path / "data")
+
+
+def test_other_data_are_refused(tmp_path, spec):
+    """Else parts whose first sample is there already would be skipped, though the rest of them differs."""
+    write_toy_data(tmp_path / "data", num_users=6)
+    build_memory(tmp_path / "data", str(tmp_path / "memory"), spec=spec, num_workers=1)
+    write_toy_data(tmp_path / "other", num_users=12, users_per_part=12)
+    with pytest.raises(ArtefactError, match=r"was built from the data [0-9a-f]{16}, the data here is [0-9a-f]{16}"):
+        build_memory(tmp_path / "other", str(tmp_path / "memory"), spec=spec, num_workers=1)
 
 
 def test_a_killed_driver_loses_nothing_and_doubles_nothing(tmp_path, checkpoint_dir, spec):
