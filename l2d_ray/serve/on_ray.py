@@ -185,22 +185,24 @@ def _unavailable(part: str) -> Iterator[None]:
         raise UnavailableError(f"{part} does not answer at the moment; try again later.", RETRY_AFTER_S) from error
 
 
-def _encoder_options(arguments: ServeArguments) -> dict[str, Any]:
+def _replica_options(num_replicas: int, *, num_cpus: float, num_gpus: float, arguments: ServeArguments) -> dict[str, Any]:
+    """Options of a deployment behind the ingress, its queue bounded."""
     return {
-        "num_replicas": arguments.encoder_replicas,
-        "ray_actor_options": {"num_cpus": arguments.encoder_num_cpus, "num_gpus": arguments.encoder_num_gpus},
+        "num_replicas": num_replicas,
+        "ray_actor_options": {"num_cpus": num_cpus, "num_gpus": num_gpus},
         "max_ongoing_requests": arguments.max_ongoing_requests,
         "max_queued_requests": arguments.max_queued_requests,
     }
+
+
+def _encoder_options(arguments: ServeArguments) -> dict[str, Any]:
+    cpus, gpus = arguments.encoder_num_cpus, arguments.encoder_num_gpus
+    return _replica_options(arguments.encoder_replicas, num_cpus=cpus, num_gpus=gpus, arguments=arguments)
 
 
 def _shard_options(arguments: ServeArguments) -> dict[str, Any]:
-    return {
-        "num_replicas": arguments.shard_replicas,
-        "ray_actor_options": {"num_cpus": arguments.shard_num_cpus, "num_gpus": arguments.shard_num_gpus},
-        "max_ongoing_requests": arguments.max_ongoing_requests,
-        "max_queued_requests": arguments.max_queued_requests,
-    }
+    cpus, gpus = arguments.shard_num_cpus, arguments.shard_num_gpus
+    return _replica_options(arguments.shard_replicas, num_cpus=cpus, num_gpus=gpus, arguments=arguments)
 
 
 def _ingress_options(arguments: ServeArguments) -> dict[str, Any]:
