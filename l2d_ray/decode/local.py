@@ -38,8 +38,8 @@ def local_candidates(shard: Shard, queries: NDArray[np.float32], num_neighbors: 
     prefixes = np.full(found.positions.shape, np.inf)
     for query, positions in enumerate(found.positions):
         real = positions[positions >= 0]
-        items[query, : len(real)] = shard.item_indexes[real]
-        prefixes[query, : len(real)] = _prefixes(queries[query], shard.vectors[real], shard.item_indexes[real])
+        items[query, : len(real)] = shard.items_at(real)
+        prefixes[query, : len(real)] = _prefixes(queries[query], shard.vectors_at(real), items[query, : len(real)])
     return LocalCandidates(found.squared_distances, found.sample_ids, items, prefixes)
 
 

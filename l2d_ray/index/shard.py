@@ -79,6 +79,14 @@ class Shard:
         ids = np.where(is_real, self.sample_ids[found.positions], -1) if len(self) else found.positions
         return Neighbors(found.keys, ids, found.positions)
 
+    def items_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Item indexes (m,) of the entries at positions (m,)."""
+        return self.item_indexes[positions]
+
+    def vectors_at(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Vectors (m, d) of the entries at positions (m,)."""
+        return self.vectors[positions]
+
 
 def write_shard(folder: Path, shard: Shard) -> None:
     """Write a shard that is wholly in memory; ``index.build`` streams large ones from a memory."""
