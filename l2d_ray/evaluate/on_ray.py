@@ -32,6 +32,6 @@ def encode_split(data_dir: Path, split: int, *, spec: EncoderSpec, num_workers: 
     return EncodedSplit(samples, np.concatenate(filled), timestamps)
 
 
-def _keep(targets: list[Target], vectors: NDArray[np.float32]) -> dict[str, Any]:
+def _keep(path: Path, targets: list[Target], vectors: NDArray[np.float32]) -> dict[str, Any]:
     """Sink of the encoder actors: the vectors themselves."""
     return {"vectors": vectors.tobytes(), "num_samples": len(targets), "dim": vectors.shape[1]}

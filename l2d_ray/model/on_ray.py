@@ -26,8 +26,8 @@ from l2d_ray.model.loading import load_checkpoint, verify_checkpoint
 from l2d_ray.text.harvest import harvest
 from l2d_ray.text.prompts import tokenize_titles
 
-Sink = Callable[[list[Target], NDArray[np.float32]], dict[str, Any]]
-"""Targets of a part's samples and their states (n, d) -> one row of plain values."""
+Sink = Callable[[Path, list[Target], NDArray[np.float32]], dict[str, Any]]
+"""A part's path, the targets of its samples and their states (n, d) -> one row of plain values."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PartEncoder:
         (path,) = batch["path"]
         try:
             found = harvest(read_part(Path(path)), self._split, item_id_to_title=self._item_id_to_title, prompts=self._prompts)
-            row = {"path": path} | self._sink(found.targets, self._encoder.encode_windows(found.windows))
+            row = {"path": path} | self._sink(Path(path), found.targets, self._encoder.encode_windows(found.windows))
         except L2DError as error:  # a value, since Ray Data would hand on its text alone
             row = {"path": path, "error": error}
         return {name: [value] for name, value in row.items()}
