@@ -22,7 +22,9 @@ from l2d_ray.model.on_ray import EncoderSpec
 def main(config: RunConfig) -> dict[str, Any]:
     with connect(config.ray.address, config.ray.num_cpus):
         spec = EncoderSpec(str(config.checkpoint_dir), resolve_device(config.device), config.memory.batch_tokens)
-        summary = build_memory(config.data_dir, config.memory_uri, spec=spec, num_workers=config.memory.num_workers)
+        summary = build_memory(
+            config.data_dir, config.memory_uri, spec=spec, num_workers=config.memory.num_workers, data_name=config.data.name
+        )
     return {"job": "build_memory", "memory_uri": config.memory_uri, **asdict(summary)}
 
 

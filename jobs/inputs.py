@@ -16,7 +16,7 @@ from l2d_ray.errors import ArtefactError
 from l2d_ray.evaluate.protocol import EvaluationSamples
 from l2d_ray.evaluate.queries import samples_of_parts
 from l2d_ray.index.layout import load_catalogue
-from l2d_ray.memory.table import read_text
+from l2d_ray.memory.files import read_text
 from l2d_ray.model.loading import resolve_device
 from l2d_ray.schema import TEST
 

@@ -24,7 +24,7 @@ from l2d_ray.decode.tuning import num_trials, tune
 from l2d_ray.evaluate.metrics import metric_means, target_ranks
 from l2d_ray.evaluate.on_ray import encode_split
 from l2d_ray.index.layout import load_covariance, load_shards, read_manifest
-from l2d_ray.memory.table import write_text
+from l2d_ray.memory.files import write_text
 from l2d_ray.model.loading import read_metadata, resolve_device
 from l2d_ray.model.on_ray import EncoderSpec
 from l2d_ray.schema import VALID

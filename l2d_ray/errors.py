@@ -4,6 +4,8 @@
     ├── ConfigError     a setting: unknown key, value out of range, settings that contradict each other
     ├── DataError       input data: a missing file, a wrong column, nothing left after filtering
     ├── ArtefactError   something stored: missing, half-written, corrupt, or made by another model
+    │   ├── ConflictError   another writer was first; the same change may succeed when made again
+    │   └── StorageError    what is to be stored could not be written, for example because the disk is full
     ├── RequestError    a request's value; `field` is its path in the request
     └── UnavailableError    a service, or a part of it, cannot answer now
 
@@ -25,6 +27,14 @@ class DataError(L2DError):
 
 class ArtefactError(L2DError):
     """A stored artefact is missing, incomplete, corrupt or does not match what reads it."""
+
+
+class ConflictError(ArtefactError):
+    """Another writer committed first; nothing was changed, and the same change may succeed when made again."""
+
+
+class StorageError(ArtefactError):
+    """Storage refused a write; nothing was committed."""
 
 
 class RequestError(L2DError):

@@ -19,7 +19,7 @@ import pyarrow as pa
 NUM_BUCKETS: Final = 4096
 """Hash slots of items; fixed for ever, since stored rows carry their slot."""
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Version of every stored layout (data, checkpoint metadata, memory, index)."""
 
 TRAIN: Final = 0
@@ -46,6 +46,12 @@ SEQUENCES = pa.schema(
 )
 """One row a user: the whole user sequence, oldest first. The TRAIN interactions are a prefix, TEST ones a suffix."""
 
+REMEMBERED_ITEMS = ITEMS.append(pa.field("is_retired", pa.bool_(), nullable=False))
+"""Rows of the memory's catalogue files: a retired item keeps its title, since histories hold it, but has no entries."""
+
+REMEMBERED_SEQUENCES = pa.schema([SEQUENCES.field("user_id"), SEQUENCES.field("item_ids"), SEQUENCES.field("timestamps")])
+"""Rows of the memory's files of user sequences: what a user's next interactions follow."""
+
 
 def entries_schema(dim: int) -> pa.Schema:
     """Arrow schema of the memory's table for hidden states that are ``dim`` wide."""
@@ -56,6 +62,7 @@ def entries_schema(dim: int) -> pa.Schema:
             pa.field("item_id", pa.string(), nullable=False),
             pa.field("timestamp", pa.int64(), nullable=True),
             pa.field("bucket", pa.int16(), nullable=False),
+            pa.field("checksum", pa.uint64(), nullable=False),  # memory.checksums
             pa.field("vector", pa.list_(pa.field("item", pa.float16(), nullable=False), dim), nullable=False),
         ]
     )

@@ -89,6 +89,11 @@ def part_paths(data_dir: Path) -> list[Path]:
     return paths
 
 
+def part_number(path: Path) -> int:
+    """The N of ``part-N.parquet``: a part's identity within its prepared data."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def iter_sequences(data_dir: Path) -> Iterator[UserSequence]:
     """Stream every user, part by part."""
     for path in part_paths(data_dir):

@@ -1,17 +1,19 @@
 """Builds the memory on Ray Data: parts of user sequences stream through a pool of encoder actors into atomic commits.
 
-An actor encodes a part and writes the rows itself, straight to the memory's storage; what travels through Ray is the description of the
-files. The driver commits a part as soon as its description arrives, one version a part.
+An actor encodes a part and writes its rows and its user sequences itself, straight to the memory's storage; what travels through Ray is the
+description of the files. The driver commits a part as soon as its description arrives, one version a part.
 
-Exactly once: a part's commit is atomic and its sample_ids are stable, so a part is in the memory if and only if its first
-sample_id is. A build killed anywhere and run again encodes the missing parts alone; files that were written but never committed belong
-to no version.
+Exactly once: a version names the parts that it holds, and the rows of a part and its name are committed together or not at all. A build
+killed anywhere and run again encodes the parts alone that no version names; files that were written but never committed belong to no
+version, and jobs.memory cleans them away. Two builds at once share the work: the slower one drops a part that the other has committed.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -22,49 +24,120 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from l2d_ray.data.catalogue import Catalogue
-from l2d_ray.data.sequences import Target, part_paths, read_part
-from l2d_ray.errors import ArtefactError, DataError
-from l2d_ray.memory.table import Memory, entries_table, exists, write_entries
+from l2d_ray.data.sequences import Target, part_number, part_paths, read_part
+from l2d_ray.errors import ArtefactError, ConflictError, DataError
+from l2d_ray.memory.entries import WrittenEntries, entries_table
+from l2d_ray.memory.sequences import store_sequences, trained_sequences
+from l2d_ray.memory.state import BuildRecord, author, now
+from l2d_ray.memory.table import Memory, exists, write_to
 from l2d_ray.model.loading import read_metadata
 from l2d_ray.model.on_ray import EncoderSpec, encode_parts
 from l2d_ray.schema import TRAIN
 
+CrashPoint = Callable[[str], object]
+"""Called with ``before-write``, ``after-write`` (in the actor), ``before-commit`` and ``after-commit`` (in the driver); tests die in it."""
+
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What one call of ``build_memory`` did."""
+    """What one call of ``build_memory`` did; ``startup_s`` ends when the first part has been encoded."""
 
     version: int
     num_entries: int
     num_parts: int
     num_parts_reused: int
     num_entries_encoded: int
-    seconds: float
+    startup_s: float
+    work_s: float
+    entries_per_s: float
 
 
-def build_memory(data_dir: Path, memory_uri: str, *, spec: EncoderSpec, num_workers: int) -> BuildSummary:
+@dataclass(frozen=True)
+class _Clock:
+    """Seconds of a build, its start-up (Ray, model, first part) apart from its work."""
+
+    started: float
+    first_done: float | None = None
+    num_first: int = 0
+
+    def after(self, num_entries: int) -> _Clock:
+        return self if self.first_done is not None else replace(self, first_done=time.monotonic(), num_first=num_entries)
+
+    def summary(self, memory: Memory, num_parts: int, num_reused: int, num_encoded: int) -> BuildSummary:
+        end = time.monotonic()
+        first = end if self.first_done is None else self.first_done
+        rate = (num_encoded - self.num_first) / (end - first) if end > first else 0.0
+        seconds = (round(first - self.started, 2), round(end - first, 2))
+        return BuildSummary(memory.version, len(memory), num_parts, num_reused, num_encoded, *seconds, round(rate, 1))
+
+
+def build_memory(
+    data_dir: Path, memory_uri: str, *, spec: EncoderSpec, num_workers: int, data_name: str = "", crash_point: CrashPoint | None = None
+) -> BuildSummary:
     """Bring the memory to hold every training sample, each once; does only what is missing."""
-    started = time.monotonic()
+    clock = _Clock(time.monotonic())
     catalogue = Catalogue.read(data_dir / "items.parquet")
+    paths = part_paths(data_dir)
+    _refuse_empty(paths)
     memory = _open_or_create(memory_uri, Path(spec.checkpoint_dir), catalogue, hash_of_data(data_dir))
-    path_to_first_id = _first_sample_ids(part_paths(data_dir))
-    committed = memory.present(list(path_to_first_id.values()))
-    pending = [path for path, sample_id in path_to_first_id.items() if sample_id not in committed]
-    num_encoded, sink = 0, partial(_write_part, memory_uri)
-    num_reused = len(path_to_first_id) - len(pending)
-    with tqdm(total=len(path_to_first_id), initial=num_reused, desc="memory", unit="part") as progress:
-        for row in encode_parts(pending, TRAIN, spec=spec, catalogue=catalogue, sink=sink, num_workers=num_workers):
-            memory = memory.append(row["fragments"].split("\n"), message=f"build {Path(row['path']).stem}")
-            num_encoded += row["num_entries"]
-            progress.set_postfix(entries=num_encoded)
-            progress.update()
-    seconds = round(time.monotonic() - started, 2)
-    return BuildSummary(memory.version, len(memory), len(path_to_first_id), num_reused, num_encoded, seconds)
+    record = memory.state.build or BuildRecord(author(), data_name, memory.metadata.data_hash, len(paths), now(), now(), 0.0, num_workers)
+    pending = [str(path) for path in paths if part_number(path) not in memory.state.parts]
+    sink = partial(_write_part, memory_uri, crash_point or _nowhere)
+    rows = encode_parts(pending, TRAIN, spec=spec, catalogue=catalogue, sink=sink, num_workers=num_workers)
+    num_encoded = 0
+    for row in _shown(rows, num_parts=len(paths), num_reused=len(paths) - len(pending)):
+        written = WrittenEntries(**row["written"])
+        seconds = round(record.seconds + time.monotonic() - clock.started, 2)
+        finished = replace(record, finished_at=now(), seconds=seconds, num_workers=num_workers)
+        memory = _commit_part(memory, part_number(Path(row["path"])), row, written, finished, crash_point or _nowhere)
+        num_encoded += written.num_entries
+        clock = clock.after(written.num_entries)
+    return clock.summary(memory, len(paths), len(paths) - len(pending), num_encoded)
 
 
-def _write_part(memory_uri: str, targets: list[Target], vectors: NDArray[np.float32]) -> dict[str, Any]:
-    """Sink of the encoder actors: rows to storage, uncommitted."""
-    return {"fragments": "\n".join(write_entries(memory_uri, entries_table(targets, vectors))), "num_entries": len(targets)}
+def _shown(rows: Iterator[dict[str, Any]], *, num_parts: int, num_reused: int) -> Iterator[dict[str, Any]]:
+    """The rows, with a bar that shows parts, time left, entries and entries a second."""
+    started, num_entries = time.monotonic(), 0
+    with tqdm(total=num_parts, initial=num_reused, desc="memory", unit="part") as bar:
+        for row in rows:
+            yield row
+            num_entries += row["written"]["num_entries"]
+            bar.set_postfix_str(f"{num_entries:,} entries, {num_entries / (time.monotonic() - started):,.0f}/s", refresh=False)
+            bar.update()
+
+
+def _commit_part(
+    memory: Memory, part: int, row: dict[str, Any], written: WrittenEntries, record: BuildRecord, crash_point: CrashPoint
+) -> Memory:
+    """Commit a part once, whoever else commits at the same time."""
+    while True:
+        if part in memory.state.parts:
+            return memory
+        state = memory.state
+        changes = {"parts": (*state.parts, part), "sequences": (*state.sequences, row["sequences"]), "build": record}
+        crash_point("before-commit")
+        try:
+            memory = memory.append(written, kind="build", message=f"build part-{part:05d}", **changes)
+        except ConflictError:
+            memory = Memory.open(memory.uri, fingerprint=memory.fingerprint)
+        else:
+            crash_point("after-commit")
+            return memory
+
+
+def _write_part(
+    memory_uri: str, crash_point: CrashPoint, path: Path, targets: list[Target], vectors: NDArray[np.float32]
+) -> dict[str, Any]:
+    """Sink of the encoder actors: rows and user sequences to storage, uncommitted."""
+    crash_point("before-write")
+    written = write_to(memory_uri, entries_table(targets, vectors))
+    sequences = store_sequences(memory_uri, trained_sequences(read_part(path)))
+    crash_point("after-write")
+    return {"written": asdict(written), "sequences": sequences}
+
+
+def _nowhere(point: str) -> None:
+    """No crash."""
 
 
 def hash_of_data(data_dir: Path) -> str:
@@ -77,25 +150,19 @@ def hash_of_data(data_dir: Path) -> str:
 
 def _open_or_create(memory_uri: str, checkpoint_dir: Path, catalogue: Catalogue, data_hash: str) -> Memory:
     metadata = read_metadata(checkpoint_dir)
-    if exists(memory_uri):
-        memory = Memory.open(memory_uri, fingerprint=metadata["fingerprint"])
-        if memory.metadata.data_hash != data_hash:
-            raise ArtefactError(
-                f"The memory at {memory_uri} was built from the data {memory.metadata.data_hash}, the data here is {data_hash}; "
-                "delete that memory, or build one in another place."
-            )
-        return memory
-    return Memory.create(memory_uri, fingerprint=metadata["fingerprint"], dim=metadata["dim"], catalogue=catalogue, data_hash=data_hash)
+    if not exists(memory_uri):
+        with suppress(ConflictError):  # another build of the same memory, which then shares the work
+            made_with = {"fingerprint": metadata["fingerprint"], "dim": metadata["dim"], "data_hash": data_hash}
+            return Memory.create(memory_uri, catalogue=catalogue, **made_with)
+    memory = Memory.open(memory_uri, fingerprint=metadata["fingerprint"])
+    if memory.metadata.data_hash != data_hash:
+        raise ArtefactError(
+            f"The memory at {memory_uri} was built from the data {memory.metadata.data_hash}, the data here is {data_hash}; "
+            "delete that memory, or build one in another place."
+        )
+    return memory
 
 
-def _first_sample_ids(paths: list[Path]) -> dict[str, int]:
-    """For every part with training samples, the sample_id that is in the memory exactly if the part is."""
-    path_to_first_id = {}
-    for path in paths:
-        targets = (target for sequence in read_part(path) for target in sequence.targets(TRAIN))
-        first = next(targets, None)
-        if first is not None:
-            path_to_first_id[str(path)] = first.sample_id
-    if not path_to_first_id:
+def _refuse_empty(paths: list[Path]) -> None:
+    if not any(sequence.num_train > 1 for path in paths for sequence in read_part(path)):
         raise DataError("No user has two training interactions, so there is nothing to remember; use more data.")
-    return path_to_first_id

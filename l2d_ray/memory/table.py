@@ -1,41 +1,45 @@
-"""The memory's storage: a Lance table of entries and one of the catalogue, on a local disk or an object store.
+"""The memory's storage: a Lance table of entries, and beside it the catalogue and the user sequences, on a local disk or an object store.
 
     MEMORY/entries.lance   one row an entry (schema.entries_schema); its schema metadata holds the model's fingerprint
-    MEMORY/items.lance     the catalogue (schema.ITEMS)
+    MEMORY/files/          catalogue and user sequences, immutable files that a version names (memory.files)
     MEMORY/decoder.json    the settings that jobs.tune_decoder chose
 
-Invariants: a commit is atomic and makes one new version; a reader is pinned to the version it opened; every sample_id stands once;
-what was made by another model is refused. Vectors are written where they are computed (``write_fragments``) and only the small
-description of the files travels to whoever commits.
+Invariants: a commit is atomic and makes one new version of all three; of two writers that start from one version one is told to start
+again; a reader is pinned to the version it opened; every sample_id stands once; what was made by another model is refused; rows that differ
+from their checksums, and versions whose rows do not add up to their digest, are refused. Vectors are written where they are computed
+(``write_entries``) and only the small description of the files travels to whoever commits.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
-from lance.fragment import FragmentMetadata, write_fragments
+from lance.fragment import FragmentMetadata, LanceFragment
 from numpy.typing import NDArray
 from pyarrow import fs
 
 from l2d_ray.data.catalogue import Catalogue
-from l2d_ray.data.sequences import Target
 from l2d_ray.errors import ArtefactError
-from l2d_ray.schema import FORMAT_VERSION, ITEMS, bucket_of, entries_schema
+from l2d_ray.memory.commits import LANCE_ERRORS, NO_CHANGES, FileChanges, commit, create_table, restore, state_of, writing
+from l2d_ray.memory.difference import Difference, RowVersions, rows_without
+from l2d_ray.memory.entries import NOTHING_WRITTEN, EntryBatch, WrittenEntries, read_fragment, write_entries
+from l2d_ray.memory.files import location, read_table, write_table
+from l2d_ray.memory.state import MemoryState, author, now
+from l2d_ray.schema import FORMAT_VERSION, REMEMBERED_ITEMS, entries_schema
 
 METADATA_KEY = b"l2d_ray"
 
 
 @dataclass(frozen=True)
 class MemoryMetadata:
-    """What a memory was made with."""
+    """What a memory was made with; the same in every version."""
 
     fingerprint: str
     dim: int
@@ -49,16 +53,16 @@ class VersionEntry:
     """One line of the memory's history."""
 
     version: int
-    timestamp: str
-    message: str
+    state: MemoryState
 
 
 class Memory:
-    """One version of a memory, open for reading; ``append`` commits the next version and gives it back opened."""
+    """One version of a memory, open for reading; ``commit`` makes the next version and gives it back opened."""
 
-    def __init__(self, uri: str, entries: lance.LanceDataset, metadata: MemoryMetadata) -> None:
+    def __init__(self, uri: str, entries: lance.LanceDataset, metadata: MemoryMetadata, state: MemoryState) -> None:
         self.uri = uri
         self.metadata = metadata
+        self.state = state
         self._entries = entries
 
     @classmethod
@@ -66,10 +70,11 @@ class Memory:
         """An empty memory for samples of the prepared data named by ``data_hash``; ArtefactError where one is there already."""
         if exists(uri):
             raise ArtefactError(f"There is a memory at {uri} already; open it, or give another place.")
+        with writing(uri):
+            items = write_table(uri, "items", items_table(catalogue))
         metadata = MemoryMetadata(fingerprint, dim, data_hash)
-        lance.write_dataset(catalogue.to_arrow(), _items_uri(uri), schema=ITEMS, mode="overwrite")
         schema = entries_schema(dim).with_metadata({METADATA_KEY: json.dumps(metadata.__dict__)})
-        lance.write_dataset(schema.empty_table(), _entries_uri(uri), schema=schema, mode="create", commit_message="create")
+        create_table(entries_uri(uri), schema, MemoryState("create", "create", now(), author(), items=(items,)))
         return cls.open(uri)
 
     @classmethod
@@ -78,28 +83,16 @@ class Memory:
         if not exists(uri):
             raise ArtefactError(f"There is no memory at {uri}; run jobs.build_memory first.")
         try:
-            entries = lance.dataset(_entries_uri(uri), version=version)
+            entries = lance.dataset(entries_uri(uri), version=version)
             metadata = MemoryMetadata(**json.loads(entries.schema.metadata[METADATA_KEY]))
-        except (ValueError, OSError, KeyError, TypeError) as error:
+            state = state_of(entries)
+        except (*LANCE_ERRORS, TypeError, ArtefactError) as error:
             raise ArtefactError(
-                f"The memory at {uri} cannot be read at version {version or 'newest'} ({str(error)[:200]}); "
+                f"The memory at {uri} cannot be read at version {version or 'newest'} ({str(error)[:300]}); "
                 "choose a version that exists, restore its files or build it again."
             ) from error
-        memory = cls(uri, entries, metadata)
-        memory._check(fingerprint)
-        return memory
-
-    def _check(self, fingerprint: str | None) -> None:
-        if self.metadata.format_version != FORMAT_VERSION:
-            raise ArtefactError(
-                f"The memory at {self.uri} has format version {self.metadata.format_version}, this release reads {FORMAT_VERSION}; "
-                "build it again."
-            )
-        if fingerprint is not None and fingerprint != self.metadata.fingerprint:
-            raise ArtefactError(
-                f"The memory at {self.uri} was made by the model {self.metadata.fingerprint}, the model here is {fingerprint}; "
-                "use that model, or build a memory with this one in another place."
-            )
+        _check(uri, metadata, fingerprint)
+        return cls(uri, entries, metadata, state)
 
     @property
     def version(self) -> int:
@@ -113,117 +106,190 @@ class Memory:
     def fingerprint(self) -> str:
         return self.metadata.fingerprint
 
+    @property
+    def digest(self) -> int:
+        """Sum of all rows' checksums modulo 2^64."""
+        return self.state.digest
+
+    @property
+    def half_life_s(self) -> int | None:
+        return self.state.half_life_s
+
+    @property
+    def reference_time(self) -> int:
+        return self.state.reference_time
+
     def __len__(self) -> int:
-        return int(self._entries.count_rows())
+        return self.state.num_entries
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """The catalogue with its retired items (schema.REMEMBERED_ITEMS), ascending by item_id."""
+        rows = {row["item_id"]: row for name in self.state.items for row in read_table(self.uri, name, REMEMBERED_ITEMS).to_pylist()}
+        return pa.Table.from_pylist([rows[item_id] for item_id in sorted(rows)], schema=REMEMBERED_ITEMS)
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        return Catalogue.from_arrow(lance.dataset(_items_uri(self.uri)).to_table())
+        """Every item that has a title, retired ones too: histories may hold them."""
+        return Catalogue.from_arrow(self.items)
+
+    @cached_property
+    def retired_item_ids(self) -> frozenset[str]:
+        return frozenset(self.items.filter(self.items["is_retired"])["item_id"].to_pylist())
 
     def history(self) -> list[VersionEntry]:
-        """Every version up to this one, oldest first, with what made it."""
-        found = []
-        for entry in self._entries.versions():
-            transaction = self._entries.read_transaction(entry["version"])
-            message = (transaction.transaction_properties or {}).get("__lance_commit_message", "")
-            found.append(VersionEntry(entry["version"], entry["timestamp"].isoformat(timespec="seconds"), message))
-        return [entry for entry in found if entry.version <= self.version]
+        """Every version up to this one that can be opened, oldest first, with what made it."""
+        versions = sorted(v["version"] for v in self._entries.versions() if v["version"] <= self.version)
+        return [VersionEntry(version, Memory.open(self.uri, version=version).state) for version in versions]
+
+    def scan(self, buckets: range | None = None, *, with_vectors: bool = True, batch_rows: int = 8192) -> Iterator[EntryBatch]:
+        """Stream rows, verified, all or those of a range of buckets; at its end a scan of all is compared with the version's digest."""
+        digest = num_entries = 0
+        for fragment in self._entries.get_fragments():
+            for batch in self._read(fragment, _condition(buckets), with_vectors, batch_rows):
+                digest, num_entries = digest + batch.digest, num_entries + len(batch)
+                yield batch
+        if buckets is None:
+            self.check_digest(digest % 2**64, num_entries)
+
+    def check_digest(self, digest: int, num_entries: int) -> None:
+        """Raise ArtefactError unless rows that were read, all shards together, are the version's."""
+        if (digest, num_entries) != (self.digest, len(self)):
+            raise ArtefactError(
+                f"The memory at {self.uri} is damaged at version {self.version}: its files hold {num_entries} rows with digest "
+                f"{digest:016x}, wanted {len(self)} with {self.digest:016x}; one of {', '.join(self._version_files())} has changed. "
+                "Restore it, or go back to another version with jobs.memory."
+            )
 
     def present(self, sample_ids: Sequence[int]) -> set[int]:
         """Which of these sample_ids the memory holds."""
-        if not sample_ids:
-            return set()
         wanted = np.array(sorted(sample_ids), dtype=np.int64)
         found: set[int] = set()
-        for batch in self.scan(["sample_id"]):
-            ids = batch["sample_id"].to_numpy()
-            found.update(ids[np.isin(ids, wanted)].tolist())
+        for batch in self.scan(with_vectors=False) if len(wanted) else ():
+            found.update(batch.sample_ids[np.isin(batch.sample_ids, wanted)].tolist())
         return found
 
-    def scan(self, columns: list[str], *, buckets: range | None = None, batch_rows: int = 8192) -> Iterator[pa.RecordBatch]:
-        """Stream rows in stored order, all or those of a range of buckets."""
-        condition = None if buckets is None else f"bucket >= {buckets.start} AND bucket < {buckets.stop}"
-        yield from self._entries.scanner(columns=columns, filter=condition, batch_size=batch_rows, scan_in_order=True).to_batches()
+    def difference(self, older: Memory, buckets: range | None = None) -> Difference:
+        """What changed since an older version of the same memory, reading only files that differ.
 
-    def rows(self, sample_ids: Sequence[int], columns: list[str]) -> pa.Table:
-        """The rows of these sample_ids, in no order."""
-        condition = f"sample_id IN ({', '.join(str(int(i)) for i in sample_ids)})" if sample_ids else "false"
-        return self._entries.to_table(columns=columns, filter=condition)
+        Raises ArtefactError where the other is no older version of this memory.
+        """
+        if (older.uri, older.fingerprint) != (self.uri, self.fingerprint) or older.version > self.version:
+            raise ArtefactError(
+                f"Version {older.version} of the memory at {older.uri} is no older version of {self.uri}, version {self.version}; "
+                "give two versions of one memory."
+            )
+        mine, theirs = self._changed_files(older), older._changed_files(self)
+        here, gone = self._rows_in(mine, buckets), older._rows_in(theirs, buckets)
+        new, removed = rows_without(here, gone), rows_without(gone, here)
+        return Difference(removed, self._rows_among(mine, new, buckets))
 
-    def append(self, fragments: Iterable[str], *, message: str) -> Memory:
-        """Commit rows written by ``write_entries`` as one new version."""
-        operation = lance.LanceOperation.Append([FragmentMetadata.from_json(f) for f in fragments])
-        entries = lance.LanceDataset.commit(self._entries, operation, read_version=self.version, commit_message=message)
-        return Memory(self.uri, entries, self.metadata)
+    def write(self, table: pa.Table) -> WrittenEntries:
+        """Write rows of ``entries_table`` as files that ``commit`` may add; StorageError where storage refuses."""
+        return write_to(self.uri, table)
+
+    def commit(self, state: MemoryState, *, added: WrittenEntries = NOTHING_WRITTEN, changes: FileChanges = NO_CHANGES) -> Memory:
+        """Make the next version: rows that were written, files that were changed, and the state, whose counts the caller has kept."""
+        written = [FragmentMetadata.from_json(fragment) for fragment in added.fragments]
+        entries = commit(self._entries, FileChanges(changes.removed, changes.updated, [*changes.added, *written]), state)
+        return Memory(self.uri, entries, self.metadata, state)
+
+    def append(self, written: WrittenEntries, *, kind: str = "append", message: str, **state: object) -> Memory:
+        """Commit rows that were written; ``state`` are further changes of the state."""
+        num_entries, digest = len(self) + written.num_entries, (self.digest + written.digest) % 2**64
+        return self.commit(self.state.next(kind, message, num_entries=num_entries, digest=digest, **state), added=written)
+
+    def roll_back(self, version: int) -> Memory:
+        """Make a version whose rows, catalogue and sequences are those of an earlier one."""
+        earlier = Memory.open(self.uri, version=version)
+        state = earlier.state.next("rollback", f"back to version {version}")
+        return Memory(self.uri, restore(self._entries, version, state), self.metadata, state)
+
+    @property
+    def fragments(self) -> list[LanceFragment]:
+        """The version's files of rows."""
+        return list(self._entries.get_fragments())
+
+    def rows_of(self, fragment: LanceFragment, condition: str | None = None, *, with_vectors: bool = False) -> Iterator[EntryBatch]:
+        """Rows of one of the version's files that meet an SQL condition, verified."""
+        return self._read(fragment, condition, with_vectors, 8192)
+
+    def _read(self, fragment: LanceFragment, condition: str | None, with_vectors: bool, batch_rows: int) -> Iterator[EntryBatch]:
+        where = f"{entries_uri(self.uri)}/data/{fragment.metadata.files[0].path}"
+        with reading(where):
+            yield from read_fragment(fragment, condition, with_vectors=with_vectors, batch_rows=batch_rows, where=where)
+
+    def _changed_files(self, other: Memory) -> list[LanceFragment]:
+        """Files of this version that the other does not have in the same form."""
+        forms = {_form(fragment.metadata) for fragment in other.fragments}
+        return [fragment for fragment in self.fragments if _form(fragment.metadata) not in forms]
+
+    def _rows_in(self, fragments: Sequence[LanceFragment], buckets: range | None) -> RowVersions:
+        batches = [batch for fragment in fragments for batch in self._read(fragment, _condition(buckets), False, 65536)]
+        return RowVersions.of(batches)
+
+    def _rows_among(self, fragments: Sequence[LanceFragment], sample_ids: NDArray[np.int64], buckets: range | None) -> Iterator[EntryBatch]:
+        for fragment in fragments if len(sample_ids) else ():
+            for batch in self._read(fragment, _condition(buckets), True, 8192):
+                chosen = np.isin(batch.sample_ids, sample_ids)
+                if chosen.any():
+                    yield batch.where(chosen)
+
+    def _version_files(self) -> list[str]:
+        """Files that say which rows the version has: its manifest and the lists of deleted rows."""
+        filesystem, path = location(entries_uri(self.uri))
+        folders = [fs.FileSelector(f"{path}/{name}", allow_not_found=True) for name in ("_versions", "_deletions")]
+        return [info.path for folder in folders for info in filesystem.get_file_info(folder)]
 
 
 def exists(uri: str) -> bool:
     """Whether a memory was created at this place."""
-    filesystem, path = fs.FileSystem.from_uri(_absolute(uri))
+    filesystem, path = location(uri)
     return bool(filesystem.get_file_info(f"{path}/entries.lance/_versions").type != fs.FileType.NotFound)
 
 
-def entries_table(targets: Sequence[Target], vectors: NDArray[np.float32]) -> pa.Table:
-    """Rows of the memory for targets and their samples' hidden states, (n, d); ArtefactError where a state does not fit float16."""
-    with np.errstate(over="ignore"):
-        stored = vectors.astype(np.float16)
-    if not np.isfinite(stored).all():
-        raise ArtefactError(
-            f"A hidden state holds {np.abs(vectors).max():g}, beyond float16's 65504; this model's states cannot be stored as they are."
-        )
-    dim = vectors.shape[1]
-    values = pa.array(stored.reshape(-1), type=pa.float16())
-    schema = entries_schema(dim)
-    columns: list[Any] = [
-        np.array([s.sample_id for s in targets], dtype=np.int64),
-        [s.user_id for s in targets],
-        [s.item_id for s in targets],
-        pa.array([s.timestamp for s in targets], type=pa.int64()),
-        np.array([bucket_of(s.item_id) for s in targets], dtype=np.int16),
-        pa.FixedSizeListArray.from_arrays(values, type=schema.field("vector").type),
-    ]
-    return pa.table(columns, schema=schema)
+def write_to(uri: str, table: pa.Table) -> WrittenEntries:
+    """Write rows of ``entries_table`` beside a memory's, uncommitted; StorageError where storage refuses."""
+    with writing(uri):
+        return write_entries(entries_uri(uri), table)
 
 
-def write_entries(uri: str, table: pa.Table) -> list[str]:
-    """Write rows as files of the memory without committing them; returns what ``append`` takes. Empty tables write nothing."""
-    if not table.num_rows:
-        return []
-    return [json.dumps(f.to_json()) for f in write_fragments(table, _entries_uri(uri), schema=table.schema, mode="append")]
+def items_table(catalogue: Catalogue, retired_item_ids: frozenset[str] = frozenset()) -> pa.Table:
+    """Rows of a catalogue file."""
+    is_retired = pa.array([item_id in retired_item_ids for item_id in catalogue.item_ids], type=pa.bool_())
+    return catalogue.to_arrow().append_column(REMEMBERED_ITEMS.field("is_retired"), is_retired)
 
 
-def vectors_of(batch: pa.RecordBatch | pa.Table) -> NDArray[np.float16]:
-    """(n, d) float16 view of the vector column."""
-    column = batch["vector"]
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    flat = array.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float16).reshape(len(array), array.type.list_size)
-
-
-def read_text(uri: str, name: str) -> str | None:
-    """A small text file beside the tables; None where it is absent."""
-    filesystem, path = fs.FileSystem.from_uri(_absolute(uri))
-    if filesystem.get_file_info(f"{path}/{name}").type != fs.FileType.File:
-        return None
-    with filesystem.open_input_stream(f"{path}/{name}") as stream:
-        return str(stream.read().decode())
-
-
-def write_text(uri: str, name: str, text: str) -> None:
-    """Write or replace a small text file beside the tables, whole or not at all."""
-    filesystem, path = fs.FileSystem.from_uri(_absolute(uri))
-    with filesystem.open_output_stream(f"{path}/{name}.partial") as stream:
-        stream.write(text.encode())
-    filesystem.move(f"{path}/{name}.partial", f"{path}/{name}")
-
-
-def _absolute(uri: str) -> str:
-    return uri if "://" in uri else str(Path(uri).absolute())
-
-
-def _entries_uri(uri: str) -> str:
+def entries_uri(uri: str) -> str:
     return f"{uri.rstrip('/')}/entries.lance"
 
 
-def _items_uri(uri: str) -> str:
-    return f"{uri.rstrip('/')}/items.lance"
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn what Lance says about a file that is not as it was written into ArtefactError, which names it."""
+    try:
+        yield
+    except LANCE_ERRORS as error:
+        raise ArtefactError(f"{where} cannot be read ({str(error)[:300]}); restore the file, or build the memory again.") from error
+
+
+def _check(uri: str, metadata: MemoryMetadata, fingerprint: str | None) -> None:
+    if metadata.format_version != FORMAT_VERSION:
+        raise ArtefactError(
+            f"The memory at {uri} has format version {metadata.format_version}, this release reads {FORMAT_VERSION}; build it again."
+        )
+    if fingerprint is not None and fingerprint != metadata.fingerprint:
+        raise ArtefactError(
+            f"The memory at {uri} was made by the model {metadata.fingerprint}, the model here is {fingerprint}; "
+            "use that model, or build a memory with this one in another place."
+        )
+
+
+def _condition(buckets: range | None) -> str | None:
+    return None if buckets is None else f"bucket >= {buckets.start} AND bucket < {buckets.stop}"
+
+
+def _form(fragment: FragmentMetadata) -> tuple[str, str]:
+    """A file and its deleted rows."""
+    description = fragment.to_json()
+    return fragment.files[0].path, json.dumps(description["deletion_file"], sort_keys=True)

@@ -1,0 +1,88 @@
+"""Files beside the table: immutable ones named after their content's hash, and small texts that may be replaced.
+
+MEMORY/files/NAME-<hash>.parquet    written before the version that names them, verified whenever they are read
+MEMORY/decoder.json                 the settings that jobs.tune_decoder chose
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from l2d_ray.errors import ArtefactError
+
+FOLDER: Final = "files"
+
+
+def write_table(uri: str, stem: str, table: pa.Table) -> str:
+    """Store a table; returns its name, which holds its hash. The same table has the same name, and is stored once."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content = sink.getvalue().to_pybytes()
+    name = f"{stem}-{_hash(content)}.parquet"
+    _write(uri, f"{FOLDER}/{name}", content)
+    return name
+
+
+def read_table(uri: str, name: str, schema: pa.Schema) -> pa.Table:
+    """A stored table; ArtefactError names a file that is missing or changed."""
+    filesystem, path = location(uri)
+    try:
+        with filesystem.open_input_stream(f"{path}/{FOLDER}/{name}") as stream:
+            content = stream.read()
+    except OSError:
+        content = b""
+    if _hash(content) != name.rpartition("-")[2].removesuffix(".parquet"):
+        raise ArtefactError(f"{path}/{FOLDER}/{name} is missing, truncated or changed; restore the memory's files, or build it again.")
+    return pq.read_table(pa.BufferReader(content), schema=schema)
+
+
+def remove_unused(uri: str, used: set[str], *, older_than_s: float) -> int:
+    """Delete stored tables that no version names and that are older than that (younger ones may await their commit); how many."""
+    filesystem, path = location(uri)
+    selector = fs.FileSelector(f"{path}/{FOLDER}", allow_not_found=True)
+    limit = datetime.now(UTC) - timedelta(seconds=older_than_s)
+    unused = [info for info in filesystem.get_file_info(selector) if info.base_name not in used and info.mtime <= limit]
+    for info in unused:
+        filesystem.delete_file(info.path)
+    return len(unused)
+
+
+def read_text(uri: str, name: str) -> str | None:
+    """A small text file beside the tables; None where it is absent."""
+    filesystem, path = location(uri)
+    if filesystem.get_file_info(f"{path}/{name}").type != fs.FileType.File:
+        return None
+    with filesystem.open_input_stream(f"{path}/{name}") as stream:
+        return str(stream.read().decode())
+
+
+def write_text(uri: str, name: str, text: str) -> None:
+    """Write or replace a small text file beside the tables, whole or not at all."""
+    _write(uri, name, text.encode())
+
+
+def location(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a memory, and the memory's path in it."""
+    filesystem, path = fs.FileSystem.from_uri(uri if "://" in uri else str(Path(uri).absolute()))
+    return filesystem, path.rstrip("/")
+
+
+def _write(uri: str, name: str, content: bytes) -> None:
+    filesystem, path = location(uri)
+    filesystem.create_dir(f"{path}/{name}".rpartition("/")[0], recursive=True)
+    partial = f"{path}/{name}.{uuid4().hex}.partial"
+    with filesystem.open_output_stream(partial) as stream:
+        stream.write(content)
+    filesystem.move(partial, f"{path}/{name}")
+
+
+def _hash(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
