@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
-from l2d_ray.decode.search import SearchRequest, ShardSearcher, merge_answers
+from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
 from l2d_ray.errors import ArtefactError, RequestError
@@ -119,7 +119,7 @@ class LatentDecoder:
         request = SearchRequest(
             queries, decoder or self.settings.decoder, k, self.settings.num_neighbors if num_neighbors is None else num_neighbors, banned
         )
-        return edge_scores(merge_answers([searcher.search(request) for searcher in self._searchers], request), request.decoder)
+        return edge_scores(search_shards(self._searchers, request), request.decoder)
 
 
 def edge_scores(found: TopK, decoder: DecoderName) -> TopK:

@@ -1,87 +1,140 @@
-"""L2D-L: an item's representation is the mean of its entries among the query's ``num_neighbors`` nearest in the WHOLE memory.
+"""L2D-L, a shard's side: an item is represented by the mean of its entries among the ``num_neighbors`` nearest in the WHOLE memory.
 
-Exact over shards in one round that ships scalars: all entries of an item are in one shard, so a shard sorts its nearest
-entries and sends, for the k-th of them, ``prefix_k``: the squared distance from the query to the mean of that item's entries among
-its first k. The survivors of the global cut are a prefix of every shard's list, so the prefix of an item's last survivor is its distance.
+Exact over shards by shipping scalars: all entries of an item are in one shard, so a shard sorts its nearest entries by (distance,
+sample_id) and sends, for the k-th of them, ``prefix``: the squared distance from the query to the mean of that item's entries among
+its first k. The survivors of the global cut are a prefix of every shard's list, so the prefix of an item's last survivor is the item's
+distance. ``decode.local_merge`` asks and merges.
 
-Laws (tested): with num_neighbors >= all entries the result equals L2D-G's bit for bit; any partition gives the same result.
+Law (tested): with num_neighbors >= all entries the result equals L2D-G's bit for bit, which is why a prefix travels in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l2d_ray.decode.linear import Excluded
-from l2d_ray.decode.topk import TopK, rank
 from l2d_ray.index.search import squared_distances
 from l2d_ray.index.shard import Shard
+
+ENTRY: Final = np.dtype([("squared_distance", "<f8"), ("sample_id", "<i8"), ("prefix", "<f8"), ("item_index", "<i4")])
+"""An entry as it travels, 28 bytes. Distances and sample_ids decide who survives and prefixes who is ranked first, so these are sent
+whole; an item_index has 31 bits of room. One packed array a shard: its frame costs less than that of four."""
+
+PREFIX_BLOCK = 4096
+"""Vectors widened to float64 at once, whatever num_neighbors is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """What entries are ordered by, one pair a query: by squared distance, then by sample_id."""
+
+    squared_distances: NDArray[np.float64]
+    sample_ids: NDArray[np.int64]
+
+    def at(self, which: Any) -> Keys:
+        """The keys at an index of the arrays."""
+        return Keys(self.squared_distances[which], self.sample_ids[which])
+
+
+@dataclass(frozen=True, eq=False)
+class LocalRequest:
+    """Which of its nearest entries a shard is asked for, by b queries.
+
+    Attributes:
+        queries: (b, d) float32.
+        limits: (b,) int64, only the so many nearest entries of the shard are wanted,
+        after: (b,) each, of these only such as come after that key (what comes before has been sent),
+        until: (b,) each, and not after that one (what comes after cannot survive).
+    """
+
+    queries: NDArray[np.float32]
+    limits: NDArray[np.int64]
+    after: Keys
+    until: Keys
+
+    @classmethod
+    def nearest(cls, queries: NDArray[np.float32], num_neighbors: int) -> LocalRequest:
+        """All of the shard's ``num_neighbors`` nearest entries of queries (b, d)."""
+        limits = np.full(len(queries), num_neighbors, dtype=np.int64)
+        return cls(queries, limits, *open_range((len(queries),)))
 
 
 @dataclass(frozen=True, eq=False)
 class LocalCandidates:
-    """A shard's nearest entries of b queries, ascending by (distance, sample_id), padded with inf and -1; all arrays (b, m)."""
+    """A shard's answer to b queries, without padding: the first query's entries, then the second's, each in ascending order.
 
-    squared_distances: NDArray[np.float64]
-    sample_ids: NDArray[np.int64]
-    item_indexes: NDArray[np.int64]
-    prefixes: NDArray[np.float64]
-
-
-def local_candidates(shard: Shard, queries: NDArray[np.float32], num_neighbors: int) -> LocalCandidates:
-    """What a shard sends for queries (b, d)."""
-    found = shard.nearest(queries, num_neighbors)
-    items = np.full(found.positions.shape, -1, dtype=np.int64)
-    prefixes = np.full(found.positions.shape, np.inf)
-    for query, positions in enumerate(found.positions):
-        real = positions[positions >= 0]
-        items[query, : len(real)] = shard.items_at(real)
-        prefixes[query, : len(real)] = _prefixes(queries[query], shard.vectors_at(real), items[query, : len(real)])
-    return LocalCandidates(found.squared_distances, found.sample_ids, items, prefixes)
-
-
-def merge_local(parts: Sequence[LocalCandidates], k: int, *, num_neighbors: int, excluded: Excluded | None = None) -> TopK:
-    """The k items whose local mean is nearest; scores are negated squared distances. Fewer than k items leave padding."""
-    distances, sample_ids, items, prefixes = (
-        np.concatenate([getattr(part, name) for part in parts], axis=1)
-        for name in ("squared_distances", "sample_ids", "item_indexes", "prefixes")
-    )
-    order = np.lexsort((sample_ids, distances), axis=1)[:, :num_neighbors]
-    items, prefixes = np.take_along_axis(items, order, axis=1), np.take_along_axis(prefixes, order, axis=1)
-    is_last = _is_last_of_item(items)
-    for query, banned in enumerate(excluded or ()):
-        is_last[query] &= ~np.isin(items[query], banned)
-    return rank(np.where(is_last, items, -1), -prefixes, k)
-
-
-def _prefixes(query: NDArray[np.float32], vectors: NDArray[np.float16], items: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(m,) squared distance from the query to the running mean of each entry's item, entries in the order given.
-
-    Sums of float16 are exact in float64, so a running sum over all items less the sum before the item's first entry is exact too.
+    Attributes:
+        lengths: (b,) int32, entries of each query.
+        entries: (sum of lengths,) ENTRY.
     """
-    order = np.argsort(items, kind="stable")
+
+    lengths: NDArray[np.int32]
+    entries: NDArray[np.void]
+
+
+def open_range(shape: tuple[int, ...]) -> tuple[Keys, Keys]:
+    """Keys ``after`` and ``until`` that leave no entry out."""
+    ids = np.iinfo(np.int64)
+    return Keys(np.full(shape, -np.inf), np.full(shape, ids.min)), Keys(np.full(shape, np.inf), np.full(shape, ids.max))
+
+
+def local_candidates(shard: Shard, request: LocalRequest) -> LocalCandidates:
+    """What a shard sends. An approximate index may find other entries for another limit; none is sent twice for that."""
+    found = shard.nearest(request.queries, int(request.limits.max(initial=0)))
+    is_wanted = (found.positions >= 0) & (np.arange(found.positions.shape[1]) < request.limits[:, None])
+    is_sent = is_wanted & ~_is_after(found.squared_distances, found.sample_ids, request.after)
+    is_wanted &= ~_is_after(found.squared_distances, found.sample_ids, request.until)
+    starts, stops = is_sent.sum(axis=1), is_wanted.sum(axis=1)
+    lengths = np.maximum(stops - starts, 0).astype(np.int32)
+    entries = np.empty(int(lengths.sum()), dtype=ENTRY)
+    offsets = np.cumsum(lengths) - lengths
+    for query in np.flatnonzero(lengths):
+        start, stop = int(starts[query]), int(stops[query])
+        mine = entries[offsets[query] : offsets[query] + lengths[query]]
+        mine["squared_distance"] = found.squared_distances[query, start:stop]
+        mine["sample_id"] = found.sample_ids[query, start:stop]
+        positions = found.positions[query, :stop]
+        items = shard.items_at(positions)
+        mine["item_index"] = items[start:]
+        mine["prefix"] = _prefixes(shard, request.queries[query], positions, items=items, start=start)
+    return LocalCandidates(lengths, entries)
+
+
+def _is_after(distances: NDArray[np.float64], sample_ids: NDArray[np.int64], keys: Keys) -> NDArray[np.bool_]:
+    """(b, m): whether an entry comes after its query's key."""
+    limit = keys.squared_distances[:, None]
+    is_after: NDArray[np.bool_] = (distances > limit) | ((distances == limit) & (sample_ids > keys.sample_ids[:, None]))
+    return is_after
+
+
+def _prefixes(
+    shard: Shard, query: NDArray[np.float32], positions: NDArray[np.int64], *, items: NDArray[np.int64], start: int
+) -> NDArray[np.float64]:
+    """(m - start,) squared distance from the query to the running mean of each entry's item, for the entries from ``start`` on.
+
+    Sums of float16 are exact in float64 (see memory.statistics), so they may be added up in blocks and across items.
+
+    Args:
+        positions: (m,) of the nearest entries in ascending order, items: (m,) theirs.
+    """
+    relevant = np.flatnonzero(np.isin(items, items[start:])) if start else np.arange(len(items))
+    order = relevant[np.argsort(items[relevant], kind="stable")]
     sorted_items = items[order]
     starts = np.flatnonzero(np.diff(sorted_items, prepend=-1))
-    lengths = np.diff(starts, append=len(items))
-    first = np.repeat(starts, lengths)
-    running = np.cumsum(vectors[order].astype(np.float64), axis=0)
-    before = running[first] - vectors[order][first].astype(np.float64)
-    counts = np.arange(len(items)) - first + 1
-    means = ((running - before) / counts[:, None]).astype(np.float32)
+    first = np.repeat(starts, np.diff(starts, append=len(order)))
     prefixes = np.empty(len(items))
-    prefixes[order] = squared_distances(query, means)
-    return prefixes
-
-
-def _is_last_of_item(items: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(b, m): whether no later entry of the row is of the same item; padding (-1) is never."""
-    order = np.argsort(items, axis=1, kind="stable")
-    ranked = np.take_along_axis(items, order, axis=1)
-    ends = np.ones(items.shape, dtype=np.bool_)
-    ends[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
-    is_last = np.empty(items.shape, dtype=np.bool_)
-    np.put_along_axis(is_last, order, ends, axis=1)
-    return is_last & (items >= 0)
+    carried = np.zeros(len(query))
+    for begin in range(0, len(order), PREFIX_BLOCK):
+        rows, places = order[begin : begin + PREFIX_BLOCK], first[begin : begin + PREFIX_BLOCK] - begin
+        vectors = shard.vectors_at(positions[rows]).astype(np.float64)
+        running = np.cumsum(vectors, axis=0)
+        before = (running - vectors)[places.clip(min=0)]
+        before[places < 0] = -carried
+        sums = running - before
+        counts = np.arange(len(rows)) - places + 1
+        prefixes[rows] = squared_distances(query, (sums / counts[:, None]).astype(np.float32))
+        carried = sums[-1]
+    return prefixes[start:]

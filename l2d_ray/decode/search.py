@@ -1,15 +1,21 @@
-"""One search, cut in two where the network is: what every shard answers, and the merge. In one process and in Serve alike."""
+"""One search over all shards, cut where the network is: which shard is asked for what, and the merge. In one process and in Serve alike.
+
+An ``Exchange`` holds a search's whole state and does no input or output of its own, so that one loop drives it whatever carries the
+messages: ``search_shards`` here, the service over its handles.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, precision_matrix
-from l2d_ray.decode.local import LocalCandidates, local_candidates, merge_local
+from l2d_ray.decode.local import LocalCandidates, LocalRequest, local_candidates
+from l2d_ray.decode.local_merge import LocalMerge
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
@@ -32,7 +38,22 @@ class SearchRequest:
     excluded: tuple[NDArray[np.int64], ...]
 
 
+ShardRequest = SearchRequest | LocalRequest
+"""What a shard is asked: the search itself where it only ranks its items, or for some of its nearest entries."""
 ShardAnswer = TopK | LocalCandidates
+
+
+class Exchange(Protocol):
+    """A search: the questions of the next round, their answers, and in the end the ranked items."""
+
+    def requests(self) -> Mapping[int, ShardRequest]:
+        """What to ask now, by shard; empty when the answer is known."""
+
+    def add(self, answers: Mapping[int, ShardAnswer]) -> None:
+        """Take the answers to all of ``requests()``, in any order."""
+
+    def top_k(self) -> TopK:
+        """The answer over all shards, the same for any partition and any order of the shards."""
 
 
 class ShardSearcher:
@@ -49,16 +70,56 @@ class ShardSearcher:
         precision = precision_matrix(within_covariance, settings.shrinkage)
         self._whitened = WhitenedDecoder(statistics, precision, prior_weight=settings.prior_weight, device=device)
 
-    def search(self, request: SearchRequest) -> ShardAnswer:
-        if request.decoder == "local":
-            return local_candidates(self.shard, request.queries, request.num_neighbors)
+    def search(self, request: ShardRequest) -> ShardAnswer:
+        if isinstance(request, LocalRequest):
+            return local_candidates(self.shard, request)
         decoder = self._global if request.decoder == "global" else self._whitened
         return decoder.top_k(request.queries, request.k, request.excluded)
 
 
-def merge_answers(answers: Sequence[ShardAnswer], request: SearchRequest) -> TopK:
-    """The answer over all shards, the same for any partition and any order of the shards."""
-    local = [a for a in answers if isinstance(a, LocalCandidates)]
-    if request.decoder == "local":
-        return merge_local(local, request.k, num_neighbors=request.num_neighbors, excluded=request.excluded)
-    return merge_top_k([a for a in answers if isinstance(a, TopK)], request.k)
+def begin_search(request: SearchRequest, num_entries: Sequence[int]) -> Exchange:
+    """The exchange of a search over shards of so many entries."""
+    return LocalExchange(request, num_entries) if request.decoder == "local" else LinearExchange(request, len(num_entries))
+
+
+def search_shards(searchers: Sequence[ShardSearcher], request: SearchRequest) -> TopK:
+    """The whole search in one process."""
+    exchange = begin_search(request, [len(searcher.shard) for searcher in searchers])
+    while asked := exchange.requests():
+        exchange.add({shard: searchers[shard].search(question) for shard, question in asked.items()})
+    return exchange.top_k()
+
+
+class LinearExchange:
+    """Global or whitened: every shard ranks its items, one merge."""
+
+    def __init__(self, request: SearchRequest, num_shards: int) -> None:
+        self._request = request
+        self._num_shards = num_shards
+        self._parts: list[TopK] = []
+
+    def requests(self) -> Mapping[int, ShardRequest]:
+        return {} if self._parts else dict.fromkeys(range(self._num_shards), self._request)
+
+    def add(self, answers: Mapping[int, ShardAnswer]) -> None:
+        self._parts = [answer for answer in answers.values() if isinstance(answer, TopK)]
+
+    def top_k(self) -> TopK:
+        return merge_top_k(self._parts, self._request.k)
+
+
+class LocalExchange:
+    """Local: see ``decode.local_merge``."""
+
+    def __init__(self, request: SearchRequest, num_entries: Sequence[int]) -> None:
+        self._request = request
+        self._merge = LocalMerge(request.queries, request.num_neighbors, num_entries)
+
+    def requests(self) -> Mapping[int, ShardRequest]:
+        return self._merge.requests()
+
+    def add(self, answers: Mapping[int, ShardAnswer]) -> None:
+        self._merge.add({shard: answer for shard, answer in answers.items() if isinstance(answer, LocalCandidates)})
+
+    def top_k(self) -> TopK:
+        return self._merge.top_k(self._request.k, excluded=self._request.excluded)

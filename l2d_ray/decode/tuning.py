@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, precision_matrix
-from l2d_ray.decode.local import LocalCandidates, local_candidates, merge_local
+from l2d_ray.decode.local import local_candidates
+from l2d_ray.decode.local_merge import LocalMerge
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.index.shard import Shard
 from l2d_ray.memory.statistics import merge_statistics
@@ -103,9 +104,11 @@ def _tune_local(
     lists: dict[int, list[NDArray[np.int64]]] = {num: [] for num in num_neighbors}
     for start in range(0, len(queries), QUERIES_PER_BLOCK):
         block = queries[start : start + QUERIES_PER_BLOCK]
-        candidates: list[LocalCandidates] = [local_candidates(shard, block, max(num_neighbors)) for shard in shards]
+        merge = LocalMerge(block, max(num_neighbors), [len(shard) for shard in shards])
+        while asked := merge.requests():
+            merge.add({shard: local_candidates(shards[shard], request) for shard, request in asked.items()})
         for num in num_neighbors:
-            lists[num].append(merge_local(candidates, NUM_RANKED, num_neighbors=num).ids)
+            lists[num].append(merge.top_k(NUM_RANKED, num_neighbors=num).ids)
     local = replace(settings, decoder="local")
     trials = [note(replace(local, num_neighbors=num), np.concatenate(lists[num])) for num in num_neighbors]
     return max(trials, key=lambda trial: trial.score)

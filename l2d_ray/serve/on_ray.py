@@ -1,6 +1,6 @@
 """The service on Ray Serve: ``build_app(arguments)``, and the thin deployments that hold the logic.
 
-    Ingress (HTTP)  ->  Encoder (dynamic batches)  ->  Shard-0, Shard-1, ... at once  ->  Ingress merges
+    Ingress (HTTP)  ->  Encoder (dynamic batches)  ->  Shard-0, Shard-1, ... at once  ->  Ingress merges, and asks a few shards again
 
 Replicas of one deployment are interchangeable and a shard is another piece of data, so every shard is a deployment of its own name
 with its own replica count. Between deployments travel numpy arrays in the records of ``decode.search``. Arithmetic runs in threads, so
@@ -10,7 +10,7 @@ No ``from __future__ import annotations`` here: Serve reads the annotation of ``
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,7 +24,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from l2d_ray.decode.search import SearchRequest, ShardAnswer
+from l2d_ray.decode.search import ShardAnswer, ShardRequest
 from l2d_ray.errors import UnavailableError
 from l2d_ray.model.loading import resolve_device
 from l2d_ray.serve.api import build_api
@@ -117,7 +117,7 @@ class ShardReplica:
     def __init__(self, artefacts: ServedArtefacts, shard: int, device: str) -> None:
         self._searcher = artefacts.load_searcher(shard, device=resolve_device(device))
 
-    async def search(self, request: SearchRequest) -> ShardAnswer:
+    async def search(self, request: ShardRequest) -> ShardAnswer:
         return await asyncio.to_thread(self._searcher.search, request)
 
     async def ping(self) -> None:
@@ -150,15 +150,16 @@ class HandleBackend:
             query: NDArray[np.float32] = await self._encoder.encode.remote(prompt)
         return query
 
-    async def search(self, request: SearchRequest) -> Sequence[ShardAnswer]:
-        return await asyncio.gather(*(self._search(name, request) for name in self._shards))
+    async def search(self, requests: Mapping[int, ShardRequest]) -> Mapping[int, ShardAnswer]:
+        answers = await asyncio.gather(*(self._search(shard_name(shard), request) for shard, request in requests.items()))
+        return dict(zip(requests, answers, strict=True))
 
     async def missing_parts(self) -> list[str]:
         handles = {ENCODER: self._encoder} | self._shards
         answered = await asyncio.gather(*(_answers_ping(handle) for handle in handles.values()))
         return [name for name, is_there in zip(handles, answered, strict=True) if not is_there]
 
-    async def _search(self, name: str, request: SearchRequest) -> ShardAnswer:
+    async def _search(self, name: str, request: ShardRequest) -> ShardAnswer:
         with _unavailable(name):
             answer: ShardAnswer = await self._shards[name].search.remote(request)
         return answer

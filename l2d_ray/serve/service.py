@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.titles import clean_title
 from l2d_ray.decode.decoder import HistoryItem, PromptWriter, edge_scores
-from l2d_ray.decode.search import SearchRequest, ShardAnswer, merge_answers
+from l2d_ray.decode.search import Exchange, SearchRequest, ShardAnswer, ShardRequest, begin_search
 from l2d_ray.decode.settings import DecoderSettings
+from l2d_ray.decode.topk import TopK
 from l2d_ray.errors import RequestError
 from l2d_ray.index.layout import IndexManifest
 from l2d_ray.serve.messages import (
@@ -34,6 +36,7 @@ from l2d_ray.serve.messages import (
 from l2d_ray.text.prompts import TokenIds
 
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 
 class Backend(Protocol):
@@ -42,8 +45,8 @@ class Backend(Protocol):
     async def encode(self, prompt: TokenIds) -> NDArray[np.float32]:
         """Query vector (d,) of a prompt."""
 
-    async def search(self, request: SearchRequest) -> Sequence[ShardAnswer]:
-        """Every shard's answer, in any order."""
+    async def search(self, requests: Mapping[int, ShardRequest]) -> Mapping[int, ShardAnswer]:
+        """The answers of the shards that are asked, by shard."""
 
     async def missing_parts(self) -> list[str]:
         """Names of the parts that do not answer a ping; empty when a request can be served."""
@@ -80,9 +83,9 @@ class RecommendationLogic:
             excluded=(np.array(sorted(banned), dtype=np.int64),),
         )
 
-    def merge(self, answers: Sequence[ShardAnswer], request: SearchRequest) -> list[RecommendedItem]:
-        """The answer's items from every shard's answer to a request of one query, padding dropped."""
-        found = edge_scores(merge_answers(answers, request), request.decoder)
+    def name_items(self, found: TopK, request: SearchRequest) -> list[RecommendedItem]:
+        """The answer's items from what a request of one query found, padding dropped."""
+        found = edge_scores(found, request.decoder)
         ranked = zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True)
         return [
             RecommendedItem(item_id=self._catalogue.item_ids[item], title=self._catalogue.titles[item], score=score, rank=rank)
@@ -149,14 +152,14 @@ class Recommender:
     async def recommend(self, request: RecommendationRequest) -> RecommendationAnswer:
         """The answer; RequestError where the request cannot be used, UnavailableError where a part cannot answer now."""
         watch = _Stopwatch.started()
-        history, prompt = await self._off_loop(lambda: self._read(request))
+        history, prompt = await self._off_loop(self._read, request)
         tokenize = watch.lap_ms()
         query = await self.backend.encode(prompt)
         encode = watch.lap_ms()
         search_request = self._logic.search_request(request, history, query)
-        answers = await self.backend.search(search_request)
+        exchange = await self._search(search_request)
         search = watch.lap_ms()
-        items = await self._off_loop(lambda: self._logic.merge(answers, search_request))
+        items = await self._off_loop(lambda: self._logic.name_items(exchange.top_k(), search_request))
         merge = watch.lap_ms()
         return RecommendationAnswer(
             items=items,
@@ -170,5 +173,19 @@ class Recommender:
         history = self._logic.read_history(request.history)
         return history, self._logic.write_prompt(history)
 
-    async def _off_loop(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _search(self, request: SearchRequest) -> Exchange:
+        """The search with all its answers in, after as many rounds as it takes."""
+        exchange = begin_search(request, self._manifest.num_entries)
+        asked = exchange.requests()
+        while asked:
+            answers = await self.backend.search(asked)
+            asked = await self._off_loop(_next_round, exchange, answers)
+        return exchange
+
+    async def _off_loop(self, work: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments, **named))
+
+
+def _next_round(exchange: Exchange, answers: Mapping[int, ShardAnswer]) -> Mapping[int, ShardRequest]:
+    exchange.add(answers)
+    return exchange.requests()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2d_ray.decode.linear import precision_matrix
-from l2d_ray.decode.search import SearchRequest, ShardSearcher, merge_answers
+from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
@@ -35,7 +35,7 @@ def search(
     covariance = within_covariance([shard.statistics for shard in shards])
     banned = tuple(np.array(sorted(e), dtype=np.int64) for e in excluded or [[]] * len(queries))
     request = SearchRequest(queries, decoder, k, num_neighbors, banned)
-    return merge_answers([ShardSearcher(s, covariance, DecoderSettings()).search(request) for s in shards], request)
+    return search_shards([ShardSearcher(s, covariance, DecoderSettings()) for s in shards], request)
 
 
 @st.composite

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from l2d_ray.decode.linear import WhitenedDecoder, precision_matrix
-from l2d_ray.decode.local import local_candidates, merge_local
+from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.decode.tuning import NUM_RANKED, num_trials, tune
 from l2d_ray.errors import ArtefactError
@@ -49,7 +49,9 @@ def agreement_with(planted: np.ndarray):
 
 @pytest.mark.parametrize("num", GRIDS["num_neighbors"])
 def test_a_planted_number_of_neighbours_is_found(num):
-    planted = merge_local([local_candidates(shard, QUERIES, num) for shard in SHARDS], NUM_RANKED, num_neighbors=num).ids
+    searchers = [ShardSearcher(shard, COVARIANCE, DecoderSettings()) for shard in SHARDS]
+    nothing = (np.zeros(0, dtype=np.int64),) * len(QUERIES)
+    planted = search_shards(searchers, SearchRequest(QUERIES, "local", NUM_RANKED, num, nothing)).ids
     settings, trials = tune(QUERIES, SHARDS, COVARIANCE, agreement_with(planted), **GRIDS)
     assert (settings.decoder, settings.num_neighbors) == ("local", num)
     assert [trial.settings.num_neighbors for trial in trials if trial.score == 1.0] == [num]

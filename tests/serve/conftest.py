@@ -1,7 +1,7 @@
 """A tiny real run: an untrained mini model, 60 titles, and an index of two shards over encoded random histories."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.decode.decoder import LatentDecoder, PromptWriter, load_latent_decoder
-from l2d_ray.decode.search import SearchRequest, ShardAnswer, ShardSearcher
+from l2d_ray.decode.search import ShardAnswer, ShardRequest, ShardSearcher
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.index.layout import IndexManifest, shard_dir, write_manifest
 from l2d_ray.index.shard import Shard, buckets_of_shard, write_shard
@@ -88,8 +88,8 @@ class InProcessBackend:
     async def encode(self, prompt: TokenIds) -> np.ndarray:
         return self.encoder.encode([prompt])[0]
 
-    async def search(self, request: SearchRequest) -> list[ShardAnswer]:
-        return [searcher.search(request) for searcher in reversed(self.searchers)]
+    async def search(self, requests: Mapping[int, ShardRequest]) -> dict[int, ShardAnswer]:
+        return {shard: self.searchers[shard].search(request) for shard, request in reversed(requests.items())}
 
     async def missing_parts(self) -> list[str]:
         return self.missing
