@@ -45,14 +45,21 @@ def read_table(uri: str, name: str, schema: pa.Schema) -> pa.Table:
 
 
 def remove_unused(uri: str, used: set[str], *, older_than_s: float) -> int:
-    """Delete stored tables that no version names and that are older than that (younger ones may await their commit); how many."""
+    """Delete stored tables that are not among ``used`` and are older than that (younger ones may await their commit); how many."""
     filesystem, path = location(uri)
     selector = fs.FileSelector(f"{path}/{FOLDER}", allow_not_found=True)
     limit = datetime.now(UTC) - timedelta(seconds=older_than_s)
-    unused = [info for info in filesystem.get_file_info(selector) if info.base_name not in used and info.mtime <= limit]
-    for info in unused:
-        filesystem.delete_file(info.path)
+    unused = {info.base_name for info in filesystem.get_file_info(selector) if info.base_name not in used and info.mtime <= limit}
+    remove(uri, unused)
     return len(unused)
+
+
+def remove(uri: str, names: set[str]) -> None:
+    """Delete stored tables; those that are gone already are passed over."""
+    filesystem, path = location(uri)
+    for info in filesystem.get_file_info([f"{path}/{FOLDER}/{name}" for name in sorted(names)]):
+        if info.type == fs.FileType.File:
+            filesystem.delete_file(info.path)
 
 
 def read_text(uri: str, name: str) -> str | None:

@@ -1,13 +1,13 @@
 """The user sequences that a memory remembers: what a user's next interactions follow. Text is derivable from them, vectors are not kept.
 
-Stored as immutable files (schema.REMEMBERED_SEQUENCES) that a version names in order; a later row of a user replaces the earlier ones,
-and an empty sequence means a user who is forgotten.
+Stored as immutable files (schema.REMEMBERED_SEQUENCES) that a version names in order; a later row of a user replaces the earlier ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +15,10 @@ import pyarrow.compute as pc
 from l2d_ray.data.sequences import Target, UserSequence
 from l2d_ray.memory.files import read_table, write_table
 from l2d_ray.schema import REMEMBERED_SEQUENCES
+
+BUILT: Final = "sequences"
+RECENT: Final = "recent"
+"""Stems of the files' names: of a part of the build, or of a compaction; and of an append."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +35,14 @@ class RememberedSequence:
         return [Target(self.user_id, self.item_ids[p], self.timestamps[p], p) for p in positions]
 
 
-def store_sequences(uri: str, sequences: Sequence[RememberedSequence]) -> str:
+def store_sequences(uri: str, sequences: Sequence[RememberedSequence], *, stem: str = BUILT) -> str:
     """Store a file of sequences; returns its name."""
     columns = [
         [s.user_id for s in sequences],
         [list(s.item_ids) for s in sequences],
         [list(s.timestamps) for s in sequences],
     ]
-    return write_table(uri, "sequences", pa.table(columns, schema=REMEMBERED_SEQUENCES))
+    return write_table(uri, stem, pa.table(columns, schema=REMEMBERED_SEQUENCES))
 
 
 def trained_sequences(sequences: Iterable[UserSequence]) -> list[RememberedSequence]:
@@ -56,4 +60,4 @@ def load_sequences(uri: str, names: Sequence[str], user_ids: Collection[str] | N
         rows = table if wanted is None else table.filter(pc.is_in(table["user_id"], value_set=wanted))
         for row in rows.to_pylist():
             found[row["user_id"]] = RememberedSequence(row["user_id"], tuple(row["item_ids"]), tuple(row["timestamps"]))
-    return {user_id: sequence for user_id, sequence in found.items() if sequence.item_ids}
+    return found
