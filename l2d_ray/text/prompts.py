@@ -67,6 +67,10 @@ class PromptFormat(Protocol):
     def terminator_id(self) -> int:
         """Token that ends every completion."""
 
+    @property
+    def shared_prefix(self) -> TokenIds:
+        """(p,) int32: what every text of this format starts with."""
+
     def prompt(self, titles: Sequence[TokenIds]) -> TokenIds:
         """Text of a request, at least one title; the state of its last token is the query vector."""
 
@@ -94,6 +98,10 @@ class SequencePrompts:
     def terminator_id(self) -> int:
         return self.separator_id
 
+    @property
+    def shared_prefix(self) -> TokenIds:
+        return np.array(self.prefix_ids, dtype=np.int32)
+
     def window_start(self, position: int) -> int:
         """First item in the window of the sample whose history is the ``position`` items before its target."""
         stride = self.window_items - self.min_history
@@ -118,7 +126,7 @@ class SequencePrompts:
     def _text(self, titles: Sequence[TokenIds]) -> tuple[TokenIds, NDArray[np.int32]]:
         """Token ids and the index of each title's separator."""
         separator = np.array([self.separator_id], dtype=np.int32)
-        pieces = [np.array(self.prefix_ids, dtype=np.int32)]
+        pieces = [self.shared_prefix]
         for title in titles:
             pieces += [title, separator]
         lengths = np.array([len(title) + 1 for title in titles], dtype=np.int32)
@@ -139,8 +147,12 @@ class InstructionPrompts:
     def terminator_id(self) -> int:
         return self.terminator
 
+    @property
+    def shared_prefix(self) -> TokenIds:
+        return np.array(self.instruction_ids, dtype=np.int32)
+
     def prompt(self, titles: Sequence[TokenIds]) -> TokenIds:
-        pieces = [np.array(self.instruction_ids, dtype=np.int32)]
+        pieces = [self.shared_prefix]
         newline = np.array(self.newline_ids, dtype=np.int32)
         for index, title in enumerate(titles[-self.history_length :]):
             pieces += [newline, title] if index else [title]
@@ -150,7 +162,7 @@ class InstructionPrompts:
         end = np.array([self.terminator], dtype=np.int32)
         found = []
         for position in range(max(first_position, 1), len(titles)):
-            prompt = self.prompt(titles[:position])
+            prompt = self.prompt(titles[max(0, position - self.history_length) : position])
             token_ids = np.concatenate([prompt, titles[position], end]) if completions else prompt
             state = np.array([len(prompt) - 1], dtype=np.int32)
             found.append(TokenWindow(token_ids, state, np.array([position], dtype=np.int32), len(prompt)))
