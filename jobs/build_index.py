@@ -1,9 +1,11 @@
-"""Builds the index of the memory's newest version, one Ray task a shard.
+"""Brings the index to the memory's newest version, one Ray task a shard: extended where an older version's is there, else built.
 
     python -m jobs.build_index --config jobs/configs/quickstart.yaml index.num_shards=4
     ray job submit --working-dir . -- python -m jobs.build_index --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
-Needs jobs.build_memory. Re-sharding is running this again with another number: the memory is not touched.
+Needs jobs.build_memory. Re-sharding is running this again with another number: the memory is not touched. index.kind=statistics makes an
+index without entries, for global and whitened decoding. After users were forgotten, index.extend=false index.keep_previous=false also
+takes their entries from the index's files; until then they are only marked as dead.
 """
 
 from __future__ import annotations
@@ -17,18 +19,31 @@ from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 from l2d_ray.index.on_ray import build_index
 from l2d_ray.memory.table import Memory
-from l2d_ray.model.loading import read_metadata
+from l2d_ray.model.loading import read_metadata, resolve_device
 
 
 def main(config: RunConfig) -> dict[str, Any]:
-    started = time.monotonic()
+    started, settings = time.monotonic(), config.index
     memory = Memory.open(config.memory_uri, fingerprint=read_metadata(config.checkpoint_dir)["fingerprint"])
     with connect(config.ray.address, config.ray.num_cpus):
-        manifest = build_index(memory, config.index.num_shards, config.index_dir)
+        built = build_index(
+            memory,
+            settings.num_shards,
+            config.index_dir,
+            kind=settings.kind,
+            device=resolve_device(settings.device),
+            is_extended=settings.extend,
+            rebuild_fraction=settings.rebuild_fraction,
+            keeps_previous=settings.keep_previous,
+        )
     return {
         "job": "build_index",
         "index_dir": str(config.index_dir),
-        **asdict(manifest),
+        "action": built.action,
+        "reason": built.reason,
+        **asdict(built.manifest),
+        "largest_share": round(built.manifest.largest_share, 4),
+        "disk_bytes": sum(path.stat().st_size for path in (config.index_dir / built.manifest.generation).rglob("*") if path.is_file()),
         "build_s": round(time.monotonic() - started, 2),
     }
 

@@ -30,8 +30,7 @@ from l2d_ray.client import Client
 from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 from l2d_ray.errors import ConfigError
-from l2d_ray.index.layout import read_manifest, shard_dir
-from l2d_ray.index.shard import check_files
+from l2d_ray.index.layout import open_index, read_manifest
 
 APP_NAME: Final = "l2d_ray"
 SERVE_ENVIRONMENT: Final = {
@@ -55,8 +54,7 @@ def serving(config: RunConfig) -> Iterator[str]:
     """The service, ready, for the length of a ``with`` block; gives its URL. Refuses a damaged run before anything is deployed."""
     url = f"http://{config.serve.host}:{config.serve.port}"
     refuse_taken_port(config.serve.host, config.serve.port)
-    for shard in range(read_manifest(config.index_dir).num_shards):
-        check_files(shard_dir(config.index_dir, shard))
+    open_index(config.index_dir).verify()
     for name, value in SERVE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with connect(config.ray.address, config.ray.num_cpus), deployed(config):

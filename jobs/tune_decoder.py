@@ -23,7 +23,7 @@ from l2d_ray.decode.settings import FILE
 from l2d_ray.decode.tuning import num_trials, tune
 from l2d_ray.evaluate.metrics import metric_means, target_ranks
 from l2d_ray.evaluate.on_ray import encode_split
-from l2d_ray.index.layout import load_covariance, load_shards, read_manifest
+from l2d_ray.index.layout import open_index
 from l2d_ray.memory.files import write_text
 from l2d_ray.model.loading import read_metadata, resolve_device
 from l2d_ray.model.on_ray import EncoderSpec
@@ -33,7 +33,7 @@ from l2d_ray.schema import VALID
 def main(config: RunConfig) -> dict[str, Any]:
     started = time.monotonic()
     device = resolve_device(config.device)
-    read_manifest(config.index_dir, fingerprint=read_metadata(config.checkpoint_dir)["fingerprint"])
+    index = open_index(config.index_dir, fingerprint=read_metadata(config.checkpoint_dir)["fingerprint"])
     with connect(config.ray.address, config.ray.num_cpus):
         spec = EncoderSpec(str(config.checkpoint_dir), device, config.memory.batch_tokens)
         split = encode_split(config.data_dir, VALID, spec=spec, num_workers=config.memory.num_workers)
@@ -44,9 +44,8 @@ def main(config: RunConfig) -> dict[str, Any]:
 
     grids = config.decoder.model_dump(include={"num_neighbors", "shrinkages", "prior_weights"})
     with tqdm(total=num_trials(**grids), desc="decoder trials", unit="trial") as progress:
-        shards = load_shards(config.index_dir, device=device)
-        covariance = load_covariance(config.index_dir)
-        settings, trials = tune(split.queries, shards, covariance, score, **grids, on_trial=progress.update)
+        shards = index.shards(device=device)
+        settings, trials = tune(split.queries, shards, index.covariance(), score, **grids, on_trial=progress.update)
     write_text(config.memory_uri, FILE, settings.to_json())
     return {
         "job": "tune_decoder",

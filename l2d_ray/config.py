@@ -122,6 +122,17 @@ class IndexConfig(Section):
     """Memory -> shards (jobs.build_index)."""
 
     num_shards: int = Field(2, ge=1, le=4096, description="Shards of the index; changing it never rewrites the memory.")
+    kind: Literal["auto", "exact", "compressed", "statistics"] = Field(
+        "auto", description="How entries are searched; auto: by size and device; statistics: none, for global and whitened decoding alone."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where entries are to be searched; auto takes CUDA where there is one."
+    )
+    extend: bool = Field(
+        True, description="Extend the index of an older memory version; false builds anew and drops dead entries from disk."
+    )
+    rebuild_fraction: float = Field(0.25, ge=0, description="A shard with a larger share of new or dead entries is built, not extended.")
+    keep_previous: bool = Field(True, description="Keep the index before this one until the next, for replicas that have it open.")
 
 
 class DecoderConfig(Section):
@@ -138,6 +149,25 @@ class DecoderConfig(Section):
     )
     metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@(10|20|50|100)$", description="What is maximised, unmasked, by item id.")
     max_samples: int = Field(3000, ge=1, description="Validation samples used, the latest ones.")
+
+
+class UpdateConfig(Section):
+    """Changes of a memory that is there (jobs.update_memory, jobs.memory), made in this order; each is one version."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    interactions: str | None = Field(None, description="File, folder or URI of new interactions: user_id, item_id, timestamp.")
+    items: str | None = Field(None, description="File, folder or URI of new items: item_id, title[, attributes].")
+    forget_users: tuple[str, ...] = Field((), description="Users whose entries and sequences are removed.")
+    retire_items: tuple[str, ...] = Field((), description="Items whose entries are removed and that get none any more.")
+    rename_items: dict[str, str] = Field({}, description="New titles by item_id.")
+    expire_before: int | None = Field(None, description="Entries of interactions before this Unix time (seconds) are removed.")
+    half_life_days: float | None = Field(None, ge=0, description="Entries' weight in counts halves in this time; 0: all weigh one.")
+    reference_time: int | None = Field(None, description="Unix time at which an entry weighs one; none: that of the newest entry.")
+    compact: bool = Field(False, description="Write files with removed rows, and small ones, anew.")
+    clean_up_days: float | None = Field(None, ge=0, description="Versions older than this are deleted from storage, except the newest.")
+    clean_up_unfinished: bool = Field(False, description="With clean_up_days: also leftovers of killed writers; only where none runs.")
+    roll_back_to: int | None = Field(None, ge=1, description="jobs.memory: make a version that equals this earlier one.")
 
 
 class EvaluateConfig(Section):
@@ -178,6 +208,7 @@ class RunConfig(Section):
     model: ModelConfig = Field(ModelConfig(), description="The LLM and its prompts.")
     train: TrainConfig | Literal["none"] = Field(TrainConfig(), description="Fine-tuning; none takes the model as it comes.")
     memory: MemoryConfig = Field(MemoryConfig(), description="The memory.")
+    update: UpdateConfig = Field(UpdateConfig(), description="Changes of the memory.")
     index: IndexConfig = Field(IndexConfig(), description="The index.")
     decoder: DecoderConfig = Field(DecoderConfig(), description="Tuning of the decoders.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")

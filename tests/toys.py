@@ -3,17 +3,17 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from l2d_ray.config import RunConfig, parse_config
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target, UserSequence, iter_sequences, write_part
-from l2d_ray.index.build import build_shard
-from l2d_ray.index.layout import IndexManifest, shard_dir, write_manifest
-from l2d_ray.index.shard import load_statistics
-from l2d_ray.memory.statistics import within_covariance
-from l2d_ray.memory.table import Memory, entries_table, write_entries
+from l2d_ray.index.layout import IndexManifest
+from l2d_ray.index.plan import finish_index, make_shard, plan_index
+from l2d_ray.memory.entries import entries_table
+from l2d_ray.memory.table import Memory
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, make_mini, save_checkpoint
 from l2d_ray.schema import TEST, TRAIN, VALID
@@ -101,12 +101,10 @@ def build_toy_run(run_dir: Path, *, num_users: int = 24) -> ToyRun:
     uri = str(run_dir / "memory")
     memory = Memory.create(uri, fingerprint=language_model.fingerprint, dim=language_model.dim, catalogue=toy_catalogue())
     table = entries_table(*encode_in_process(language_model, run_dir / "data"))
-    return ToyRun(run_dir / "data", run_dir / "checkpoint", memory.append(write_entries(uri, table), message="toy"))
+    return ToyRun(run_dir / "data", run_dir / "checkpoint", memory.append(memory.write(table), message="toy"))
 
 
-def build_toy_index(memory: Memory, index_dir: Path, num_shards: int) -> None:
-    """The index of a memory, without Ray."""
-    num_entries = tuple(build_shard(memory, shard, num_shards, shard_dir(index_dir, shard)) for shard in range(num_shards))
-    covariance = within_covariance([load_statistics(shard_dir(index_dir, shard)) for shard in range(num_shards)])
-    manifest = IndexManifest(memory.version, memory.fingerprint, memory.dim, num_shards, num_entries)
-    write_manifest(index_dir, manifest, catalogue=memory.catalogue, within_covariance=covariance)
+def build_toy_index(memory: Memory, index_dir: Path, num_shards: int, **options: Any) -> IndexManifest:
+    """The index of a memory, without Ray; options as of ``plan_index``."""
+    plan = plan_index(memory, num_shards, index_dir, **options)
+    return finish_index(plan, memory, [make_shard(plan, shard) for shard in range(num_shards)])

@@ -20,7 +20,7 @@ from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
 from l2d_ray.errors import ArtefactError, RequestError
-from l2d_ray.index.layout import load_catalogue, load_covariance, load_shards, read_manifest
+from l2d_ray.index.layout import open_index
 from l2d_ray.index.shard import Shard
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, load_checkpoint
@@ -134,11 +134,11 @@ def load_latent_decoder(
 ) -> LatentDecoder:
     """Everything from its folders; refuses an index that another model made."""
     language_model = load_checkpoint(checkpoint_dir, device=device)
-    read_manifest(index_dir, fingerprint=language_model.fingerprint)
+    index = open_index(index_dir, fingerprint=language_model.fingerprint)
     return LatentDecoder(
-        PromptWriter.of(language_model, load_catalogue(index_dir)),
+        PromptWriter.of(language_model, index.catalogue()),
         Encoder(language_model.model, max_batch_tokens=max_batch_tokens),
-        shards=load_shards(index_dir, device=device),
-        within_covariance=load_covariance(index_dir),
+        shards=index.shards(device=device),
+        within_covariance=index.covariance(),
         settings=settings,
     )

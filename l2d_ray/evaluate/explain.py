@@ -29,10 +29,10 @@ class NearEntry:
 def nearest_entries_of_item(shards: Iterable[Shard], query: NDArray[np.float32], item_index: int, count: int) -> list[NearEntry]:
     """The item's entries nearest to a query (d,), by (distance, sample_id); all of them are in one shard."""
     for shard in shards:
-        first, last = np.searchsorted(shard.item_indexes, [item_index, item_index + 1])
-        if first < last:
-            distances = np.sqrt(squared_distances(query, shard.vectors[first:last]))
-            ids = shard.sample_ids[first:last]
+        positions = shard.positions_of_item(item_index)
+        if len(positions):
+            distances = np.sqrt(squared_distances(query, shard.vectors_at(positions)))
+            ids = shard.sample_ids_at(positions)
             order = np.lexsort((ids, distances))[:count]
             return [NearEntry(int(ids[i]), float(distances[i])) for i in order]
     return []

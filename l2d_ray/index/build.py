@@ -1,90 +1,138 @@
-"""Builds one shard from one memory version: two streams over the shard's rows, memory bounded by the ids and the item statistics.
+"""Builds one shard from one memory version: two streams over the shard's rows, memory bounded by keys and item statistics.
 
-The first stream reads ids and finds each row's place in (item_index, sample_id) order; the second writes every vector to its place in
-a memory-mapped file and adds up the statistics.
+The first stream reads keys and finds each row's place in (item, sample_id) order; the second writes every vector to its place in a
+memory-mapped file and adds up the statistics.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.errors import ArtefactError
-from l2d_ray.index.shard import buckets_of_shard, is_sealed, seal_shard, write_statistics
-from l2d_ray.memory.statistics import NO_TIMESTAMP, ItemStatistics
-from l2d_ray.memory.table import Memory, vectors_of
+from l2d_ray.index.sealed import read_summary, seal
+from l2d_ray.index.segment import SUMMARY as SEGMENT_SUMMARY
+from l2d_ray.index.segment import Rows, item_indexes_of, read_keys, search_bytes, write_segment
+from l2d_ray.index.shard import ARRAY_TO_FIELD, SUMMARY, LiveSegment, buckets_of_shard, verify_shard
+from l2d_ray.memory.checksums import digest_of
+from l2d_ray.memory.statistics import Decay, ItemStatistics, StatisticsBuilder
+from l2d_ray.memory.table import Memory
+
+IndexKind = Literal["exact", "compressed", "statistics"]
+OnProgress = Callable[[int], object]
+"""Called with the number of rows done since the last call."""
+
+SEGMENT: Final = "segment-{:05d}"
 
 
-def build_shard(memory: Memory, shard: int, num_shards: int, folder: Path, *, on_progress: Callable[[int], None] | None = None) -> int:
-    """Build a shard's folder unless it is sealed already; returns its number of entries."""
+@dataclass(frozen=True)
+class ShardSummary:
+    """What a sealed shard says of itself.
+
+    Attributes:
+        num_entries: live ones.
+        num_dead: entries in its files that no longer count.
+        digest: sum of the live entries' checksums, modulo 2^64.
+        statistics_bytes, entries_bytes: what serving keeps in memory for its statistics and, on top, for its entries.
+    """
+
+    num_entries: int
+    num_dead: int
+    digest: int
+    statistics_bytes: int
+    entries_bytes: int
+
+
+def build_shard(
+    memory: Memory, shard: int, num_shards: int, folder: Path, *, kind: IndexKind = "exact", on_progress: OnProgress = lambda rows: None
+) -> ShardSummary:
+    """Build a shard's folder, unless it is sealed already: a folder belongs to one memory version and one number of shards."""
+    sealed = sealed_summary(folder)
+    if sealed is not None:
+        return sealed
+    start_anew(folder)
     buckets = buckets_of_shard(shard, num_shards)
-    sample_ids, item_indexes = _ids(memory, buckets)
-    order = np.lexsort((sample_ids, item_indexes))
-    sample_ids, item_indexes = sample_ids[order], item_indexes[order]
-    if is_sealed(folder) and np.array_equal(np.load(folder / "sample_ids.npy"), sample_ids):
-        return len(sample_ids)
+    keys = read_keys(memory.scan(buckets, with_vectors=False), memory.catalogue, source=source_of(memory))
+    keys.check_unique(source_of(memory))
+    items, decay = np.unique(keys.item_indexes).astype(np.int64), Decay(memory.half_life_s, memory.reference_time)
+    builder = StatisticsBuilder(items, memory.dim, decay)
+    rows = add_up(memory.scan(buckets), builder, memory.catalogue, on_progress)
+    live = {}
+    if kind == "statistics":
+        for _ in rows:
+            pass
+    elif len(keys):
+        name = SEGMENT.format(0)
+        segment = write_segment(folder / name, keys, rows, catalogue=memory.catalogue, dim=memory.dim, kind=kind)
+        live[name] = LiveSegment(segment, items, np.zeros(0, dtype=np.int64))
+    return seal_shard(folder, live, builder.result(), kind=kind, digest=digest_of(keys.checksums))
+
+
+def add_up(rows: Iterable[Rows], builder: StatisticsBuilder, catalogue: Catalogue, on_progress: OnProgress) -> Iterator[Rows]:
+    """The same rows, each block added to the statistics on its way."""
+    for block in rows:
+        assert block.vectors is not None
+        builder.add(item_indexes_of(block.item_ids, catalogue, "The memory"), block.vectors, block.timestamps)
+        yield block
+        on_progress(len(block.sample_ids))
+
+
+def seal_shard(
+    folder: Path, segments: Mapping[str, LiveSegment], statistics: ItemStatistics, *, kind: IndexKind, digest: int
+) -> ShardSummary:
+    """Write what a shard has beside its segments, which stand in the folder by these names, and its summary."""
+    files = []
+    for name, live in segments.items():
+        arrays = {f"{name}.items.npy": live.item_indexes, f"{name}.dead.npy": live.dead}
+        files += [f"{name}/{SEGMENT_SUMMARY}", *_write_arrays(folder, arrays)]
+    files += _write_arrays(folder, {f"{name}.npy": getattr(statistics, field) for name, field in ARRAY_TO_FIELD.items()})
+    fields = {
+        "kind": kind,
+        "num_entries": statistics.num_entries,
+        "num_dead": sum(len(live.dead) for live in segments.values()),
+        "digest": f"{digest:016x}",
+        "segments": list(segments),
+        "statistics_bytes": sum((folder / f"{name}.npy").stat().st_size for name in ARRAY_TO_FIELD),
+        "entries_bytes": sum(search_bytes(folder / name) for name in segments),
+    }
+    seal(folder / SUMMARY, fields, files)
+    return _read_summary(folder)
+
+
+def sealed_summary(folder: Path) -> ShardSummary | None:
+    """Of a shard that is whole, every file compared with its hash; None where it is not."""
+    try:
+        verify_shard(folder)
+    except ArtefactError:
+        return None
+    return _read_summary(folder)
+
+
+def start_anew(folder: Path) -> None:
+    """An empty folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _check_unique(memory, sample_ids)
-    np.save(folder / "sample_ids.npy", sample_ids)
-    np.save(folder / "item_indexes.npy", item_indexes)
-    places = np.empty(len(order), dtype=np.int64)
-    places[order] = np.arange(len(order))
-    write_statistics(folder, _place_vectors(memory, buckets, folder, places, item_indexes, on_progress))
-    seal_shard(folder)
-    return len(sample_ids)
 
 
-def _ids(memory: Memory, buckets: range) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sample ids and item indexes of the shard's rows, in stored order."""
-    catalogue_ids = pa.array(memory.catalogue.item_ids, type=pa.string())
-    sample_ids, item_indexes = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    for batch in memory.scan(["sample_id", "item_id"], buckets=buckets):
-        found = pc.index_in(batch["item_id"], value_set=catalogue_ids)
-        if found.null_count:
-            unknown = batch["item_id"].filter(pc.is_null(found))[0].as_py()
-            raise ArtefactError(f"The memory at {memory.uri} holds item {unknown!r}, which its catalogue lacks; build the memory again.")
-        sample_ids.append(batch["sample_id"].to_numpy())
-        item_indexes.append(found.to_numpy(zero_copy_only=False).astype(np.int64))
-    return np.concatenate(sample_ids), np.concatenate(item_indexes)
+def source_of(memory: Memory) -> str:
+    """How errors about a memory's rows begin."""
+    return f"The memory at {memory.uri}, version {memory.version},"
 
 
-def _check_unique(memory: Memory, sample_ids: NDArray[np.int64]) -> None:
-    if len(np.unique(sample_ids)) != len(sample_ids):
-        raise ArtefactError(f"The memory at {memory.uri}, version {memory.version}, holds a sample_id twice; build the memory again.")
+def _write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    for name, array in arrays.items():
+        np.save(folder / name, array)
+    return list(arrays)
 
 
-def _place_vectors(
-    memory: Memory,
-    buckets: range,
-    folder: Path,
-    places: NDArray[np.int64],
-    sorted_item_indexes: NDArray[np.int64],
-    on_progress: Callable[[int], None] | None,
-) -> ItemStatistics:
-    """Write vectors.npy and give the statistics of the shard's items."""
-    num_entries, dim = len(places), memory.dim
-    vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float16, shape=(num_entries, dim))
-    items, slots, counts = np.unique(sorted_item_indexes, return_inverse=True, return_counts=True)
-    sums, scatter = np.zeros((len(items), dim)), np.zeros((dim, dim))
-    last = np.full(len(items), NO_TIMESTAMP, dtype=np.int64)
-    done = 0
-    for batch in memory.scan(["timestamp", "vector"], buckets=buckets):
-        rows = places[done : done + len(batch)]
-        block = vectors_of(batch)
-        vectors[rows] = block
-        wide = block.astype(np.float64)
-        np.add.at(sums, slots[rows], wide)
-        np.maximum.at(last, slots[rows], pc.fill_null(batch["timestamp"], NO_TIMESTAMP).to_numpy())
-        scatter += wide.T @ wide
-        done += len(batch)
-        if on_progress:
-            on_progress(len(batch))
-    vectors.flush()
-    return ItemStatistics(items, counts.astype(np.int64), sums, last, scatter)
+def _read_summary(folder: Path) -> ShardSummary:
+    content = read_summary(folder / SUMMARY).fields
+    digest = int(content["digest"], 16)
+    return ShardSummary(content["num_entries"], content["num_dead"], digest, content["statistics_bytes"], content["entries_bytes"])

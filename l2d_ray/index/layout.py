@@ -1,85 +1,165 @@
-"""The index of one memory version as a whole: a folder of shards, its catalogue, the pooled covariance and a manifest.
+"""The index of one memory version as a whole: shards, the catalogue, the pooled covariance and a manifest.
 
-    INDEX/manifest.json            memory version, fingerprint, dim, number of shards, entries of each; written last
-    INDEX/items.parquet            the catalogue that item_index refers to
-    INDEX/within_covariance.npy    (d, d) float64, pooled over all shards
-    INDEX/shard-00000/ ...
+    INDEX/manifest.json        what the index was made from, and the hash of all below; replaced by a rename, which is the swap
+    INDEX/v7-0123456789ab/     the generation that the manifest names; the one before it stays until the next swap
+        items.parquet          the catalogue that item_index refers to
+        within_covariance.npy  (d, d) float64, pooled over all shards
+        shard-00000/ ...
 
-An index is derived data: it is refused where its fingerprint is not the model's, and rebuilt from the memory at any time.
+An index is derived data: it is refused where its fingerprint is not the model's, and rebuilt from the memory at any time. Who opens it
+reads the manifest once and finds all parts of that generation, whatever is swapped in meanwhile.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.errors import ArtefactError
-from l2d_ray.index.shard import Shard, load_shard
-from l2d_ray.schema import FORMAT_VERSION
+from l2d_ray.index.build import IndexKind
+from l2d_ray.index.sealed import REMEDY, Summary, read_summary, seal
+from l2d_ray.index.shard import SUMMARY, Shard, load_shard, verify_shard
 
-MANIFEST = "manifest.json"
+MANIFEST: Final = "manifest.json"
+CATALOGUE: Final = "items.parquet"
+COVARIANCE: Final = "within_covariance.npy"
 
 
 @dataclass(frozen=True)
 class IndexManifest:
-    """What an index was built from."""
+    """What an index was built from, and what it costs.
+
+    Attributes:
+        generation: name of the folder that holds it.
+        num_entries: live entries of each shard.
+        num_dead: entries of each shard's files that no longer count.
+        digest: the memory version's, 16 hexadecimal digits.
+        half_life_s, reference_time: of the decayed counts.
+        statistics_bytes, entries_bytes: what serving keeps in memory for each shard's statistics and, on top, for its entries.
+    """
 
     memory_version: int
     fingerprint: str
     dim: int
+    kind: IndexKind
     num_shards: int
+    generation: str
     num_entries: tuple[int, ...]
-    format_version: int = FORMAT_VERSION
+    num_dead: tuple[int, ...]
+    digest: str
+    half_life_s: int | None
+    reference_time: int
+    statistics_bytes: tuple[int, ...]
+    entries_bytes: tuple[int, ...]
+
+    @property
+    def largest_share(self) -> float:
+        """Share of all entries that the largest shard holds; 1 / num_shards where they are spread evenly."""
+        return max(self.num_entries) / max(sum(self.num_entries), 1)
+
+    @classmethod
+    def from_fields(cls, content: Mapping[str, Any]) -> IndexManifest:
+        """Raises KeyError where a field is missing."""
+        values: dict[str, Any] = {field.name: content[field.name] for field in fields(cls)}
+        return cls(**values | {name: tuple(value) for name, value in values.items() if isinstance(value, list)})
 
 
-def shard_dir(index_dir: Path, shard: int) -> Path:
-    return index_dir / f"shard-{shard:05d}"
+@dataclass(frozen=True)
+class Index:
+    """An index that was opened: all its parts are of the generation that the manifest named then."""
+
+    index_dir: Path
+    manifest: IndexManifest
+    summary: Summary
+
+    def shard_dir(self, shard: int) -> Path:
+        return shard_dir(self.index_dir / self.manifest.generation, shard)
+
+    def catalogue(self) -> Catalogue:
+        return Catalogue.read(self._verified(CATALOGUE))
+
+    def covariance(self) -> NDArray[np.float64]:
+        """(d, d) pooled within-item covariance."""
+        covariance: NDArray[np.float64] = np.load(self._verified(COVARIANCE), allow_pickle=False)
+        return covariance
+
+    def shard(self, shard: int, *, device: str = "cpu", with_entries: bool = True) -> Shard:
+        """A shard; ArtefactError names a file that is missing or changed. Without entries no file of an entry is opened."""
+        return load_shard(self._verified(f"{shard_dir(Path(), shard)}/{SUMMARY}").parent, device=device, with_entries=with_entries)
+
+    def shards(self, *, device: str = "cpu", with_entries: bool = True) -> list[Shard]:
+        """Every shard, for one process that does it all."""
+        return [self.shard(shard, device=device, with_entries=with_entries) for shard in range(self.manifest.num_shards)]
+
+    def verify(self, *, with_entries: bool = True) -> None:
+        """Compare every file with its hash, keeping nothing; ArtefactError names the file that differs."""
+        for name in self.summary.files:
+            path = self.summary.verified(name)
+            if path.name == SUMMARY:
+                verify_shard(path.parent, with_entries=with_entries)
+
+    def _verified(self, name: str) -> Path:
+        return self.summary.verified(f"{self.manifest.generation}/{name}")
 
 
-def write_manifest(index_dir: Path, manifest: IndexManifest, *, catalogue: Catalogue, within_covariance: NDArray[np.float64]) -> None:
-    """Write what belongs to all shards, the manifest last."""
-    catalogue.write(index_dir / "items.parquet")
-    np.save(index_dir / "within_covariance.npy", within_covariance)
-    partial = index_dir / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-    partial.rename(index_dir / MANIFEST)
+def shard_dir(generation_dir: Path, shard: int) -> Path:
+    return generation_dir / f"shard-{shard:05d}"
 
 
-def read_manifest(index_dir: Path, *, fingerprint: str | None = None) -> IndexManifest:
+def open_index(index_dir: Path, *, fingerprint: str | None = None) -> Index:
     """Read and check the manifest; refuses an index of another model."""
     path = index_dir / MANIFEST
     if not path.is_file():
         raise ArtefactError(f"There is no index at {index_dir}; run jobs.build_index first.")
+    summary = read_summary(path)
     try:
-        fields = json.loads(path.read_text())
-        manifest = IndexManifest(**(fields | {"num_entries": tuple(fields["num_entries"])}))
-    except (ValueError, TypeError, KeyError):
-        raise ArtefactError(f"{path} is damaged; delete the index and run jobs.build_index again.") from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise ArtefactError(f"{path} has format version {manifest.format_version}, this release reads {FORMAT_VERSION}; build it again.")
+        manifest = IndexManifest.from_fields(summary.fields)
+    except KeyError as error:
+        raise ArtefactError(f"{path} has no field {error}; {REMEDY}.") from None
     if fingerprint is not None and manifest.fingerprint != fingerprint:
         raise ArtefactError(
             f"The index at {index_dir} was made by the model {manifest.fingerprint}, the model here is {fingerprint}; "
             "use that model, or build memory and index with this one."
         )
-    return manifest
+    return Index(index_dir, manifest, summary)
+
+
+def read_manifest(index_dir: Path, *, fingerprint: str | None = None) -> IndexManifest:
+    """The manifest alone, as ``open_index`` checks it."""
+    return open_index(index_dir, fingerprint=fingerprint).manifest
 
 
 def load_catalogue(index_dir: Path) -> Catalogue:
-    return Catalogue.read(index_dir / "items.parquet")
+    return open_index(index_dir).catalogue()
 
 
 def load_covariance(index_dir: Path) -> NDArray[np.float64]:
-    covariance: NDArray[np.float64] = np.load(index_dir / "within_covariance.npy", allow_pickle=False)
-    return covariance
+    return open_index(index_dir).covariance()
 
 
-def load_shards(index_dir: Path, *, device: str = "cpu") -> list[Shard]:
-    """Every shard, for one process that does it all."""
-    manifest = read_manifest(index_dir)
-    return [load_shard(shard_dir(index_dir, shard), device=device) for shard in range(manifest.num_shards)]
+def load_shards(index_dir: Path, *, device: str = "cpu", with_entries: bool = True) -> list[Shard]:
+    """Every shard, for one process that does it all; see ``Index.shard``."""
+    return open_index(index_dir).shards(device=device, with_entries=with_entries)
+
+
+def publish(index_dir: Path, manifest: IndexManifest, *, catalogue: Catalogue, covariance: NDArray[np.float64]) -> None:
+    """Swap in the generation whose sealed shards stand in their places: readers find the old index or the new one, never none."""
+    generation_dir = index_dir / manifest.generation
+    catalogue.write(generation_dir / CATALOGUE)
+    np.save(generation_dir / COVARIANCE, covariance)
+    shards = [f"{shard_dir(Path(manifest.generation), shard)}/{SUMMARY}" for shard in range(manifest.num_shards)]
+    seal(index_dir / MANIFEST, asdict(manifest), [f"{manifest.generation}/{CATALOGUE}", f"{manifest.generation}/{COVARIANCE}", *shards])
+
+
+def remove_generations(index_dir: Path, *, keep: set[str]) -> None:
+    """Delete other generations, half-built ones too."""
+    for folder in index_dir.glob("v*-*"):
+        if folder.name not in keep:
+            shutil.rmtree(folder)

@@ -1,44 +1,69 @@
-"""Builds the shards of an index as parallel Ray tasks, one a shard; sealed shards of an interrupted build are kept."""
+"""Makes the shards of an index as parallel Ray tasks, one a shard; sealed shards of an interrupted run are kept."""
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
-from l2d_ray.index.build import build_shard
-from l2d_ray.index.layout import IndexManifest, shard_dir, write_manifest
-from l2d_ray.index.shard import load_statistics
-from l2d_ray.memory.statistics import within_covariance
+from l2d_ray.errors import L2DError
+from l2d_ray.index.build import ShardSummary
+from l2d_ray.index.extend import REBUILD_FRACTION
+from l2d_ray.index.layout import IndexManifest
+from l2d_ray.index.plan import Action, IndexKindChoice, IndexPlan, finish_index, make_shard, plan_index
 from l2d_ray.memory.table import Memory
 
 
-def build_index(memory: Memory, num_shards: int, index_dir: Path) -> IndexManifest:
-    """Build the index of the memory's open version, replacing the one that is there.
+@dataclass(frozen=True)
+class IndexBuild:
+    """What one call of ``build_index`` did, and why it built where it did not extend."""
 
-    Shards are built beside it, in a folder named after version and number of shards, so that a build killed half-way goes on with the
-    shards it had sealed and an index is never half old, half new.
-    """
-    work_dir = index_dir.with_name(f"{index_dir.name}.partial-{memory.fingerprint}-v{memory.version}-{num_shards}")
-    task = ray.remote(_build_shard)
-    pending = {task.remote(memory.uri, memory.version, shard, num_shards, shard_dir(work_dir, shard)): shard for shard in range(num_shards)}
-    num_entries = [0] * num_shards
-    with tqdm(total=num_shards, desc="index shards", unit="shard") as progress:
+    manifest: IndexManifest
+    action: Action
+    reason: str
+
+
+def build_index(
+    memory: Memory,
+    num_shards: int,
+    index_dir: Path,
+    *,
+    kind: IndexKindChoice = "auto",
+    device: str = "cpu",
+    is_extended: bool = True,
+    rebuild_fraction: float = REBUILD_FRACTION,
+    keeps_previous: bool = True,
+) -> IndexBuild:
+    """Bring the index to the memory's open version; arguments as of ``plan_index`` and ``finish_index``."""
+    plan = plan_index(memory, num_shards, index_dir, kind=kind, device=device, is_extended=is_extended, rebuild_fraction=rebuild_fraction)
+    if plan.action == "reused" and plan.base is not None:
+        return IndexBuild(plan.base.manifest, plan.action, plan.reason)
+    manifest = finish_index(plan, memory, _make_shards(plan), keeps_previous=keeps_previous)
+    return IndexBuild(manifest, plan.action, plan.reason)
+
+
+def _make_shards(plan: IndexPlan) -> list[ShardSummary]:
+    task = ray.remote(make_shard)
+    pending = {task.remote(plan, shard): shard for shard in range(plan.num_shards)}
+    summaries: dict[int, ShardSummary] = {}
+    with tqdm(total=plan.num_shards, desc="index shards", unit="shard") as progress:
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)
-            num_entries[pending.pop(done)] = ray.get(done)
+            summaries[pending.pop(done)] = _result(done)
+            progress.set_postfix(entries=sum(summary.num_entries for summary in summaries.values()))
             progress.update()
-    covariance = within_covariance([load_statistics(shard_dir(work_dir, shard)) for shard in range(num_shards)])
-    manifest = IndexManifest(memory.version, memory.fingerprint, memory.dim, num_shards, tuple(num_entries))
-    write_manifest(work_dir, manifest, catalogue=memory.catalogue, within_covariance=covariance)
-    shutil.rmtree(index_dir, ignore_errors=True)
-    work_dir.rename(index_dir)
-    for left_over in index_dir.parent.glob(f"{index_dir.name}.partial-*"):
-        shutil.rmtree(left_over)
-    return manifest
+    return [summaries[shard] for shard in range(plan.num_shards)]
 
 
-def _build_shard(uri: str, version: int, shard: int, num_shards: int, folder: Path) -> int:
-    return build_shard(Memory.open(uri, version=version), shard, num_shards, folder)
+def _result(task: ray.ObjectRef) -> ShardSummary:
+    """What a task gave; its L2DError is raised as itself."""
+    try:
+        summary: ShardSummary = ray.get(task)
+    except RayTaskError as error:
+        if isinstance(error.cause, L2DError):
+            raise error.cause from None
+        raise
+    return summary

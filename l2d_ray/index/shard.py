@@ -1,31 +1,39 @@
 """One shard of the index: all entries of the items in a range of buckets, and those items' statistics.
 
-Files of a shard's folder (plain arrays, memory-mapped where large, never pickled), entries sorted by (item_index, sample_id):
+    SHARD/segment-00000/ ...             entries that never change (index.segment), possibly shared with an older index
+    SHARD/segment-00000.dead.npy         (m,) int64 ascending: positions in it that no longer count
+    SHARD/segment-00000.items.npy        (v,) int64: item_index of each of its slots in this index's catalogue; -1 where it has none
+    SHARD/items.npy (v,) · counts.npy (v,) · sums.npy (v, d) float64 · last_timestamps.npy (v,) · decayed_counts.npy (v,) float64
+    SHARD/scatter.npy (d, d) float64     all six: the statistics of the live entries
+    SHARD/shard.json                     written last
 
-    vectors.npy (n, d) float16 · sample_ids.npy (n,) int64 · item_indexes.npy (n,) int64
-    items.npy (v,) · counts.npy (v,) · sums.npy (v, d) float64 · last_timestamps.npy (v,) · scatter.npy (d, d) float64
-    shard.json   counts, the size and hash of every file; written last
+What global and whitened decoding need are the statistics alone; a shard may be loaded, or built, without entries.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.errors import ArtefactError
-from l2d_ray.index.search import RowBlocks, smallest, squared_distances
-from l2d_ray.memory.statistics import ItemStatistics
+from l2d_ray.index.exact import ExactSearch
+from l2d_ray.index.kinds import SegmentSearch
+from l2d_ray.index.sealed import Summary, read_summary
+from l2d_ray.index.segment import SUMMARY as SEGMENT_SUMMARY
+from l2d_ray.index.segment import Segment, open_search, open_segment
+from l2d_ray.memory.statistics import NO_TIMESTAMP, ItemStatistics
 from l2d_ray.schema import NUM_BUCKETS
 
-SUMMARY = "shard.json"
-STATISTICS_FILES = ("items", "counts", "sums", "last_timestamps", "scatter")
-ENTRY_FILES = ("vectors", "sample_ids", "item_indexes")
+SUMMARY: Final = "shard.json"
+ARRAY_TO_FIELD: Final = {"items": "item_indexes"} | {
+    name: name for name in ("counts", "sums", "last_timestamps", "decayed_counts", "scatter")
+}
+"""Files of the statistics, and their names in ``ItemStatistics``."""
 
 
 def buckets_of_shard(shard: int, num_shards: int) -> range:
@@ -49,100 +57,184 @@ class Neighbors:
 
 
 @dataclass(frozen=True, eq=False)
-class Shard:
-    """Entries and statistics of a shard; arrays as in the module's list."""
+class LiveSegment:
+    """A segment as one index sees it.
 
-    sample_ids: NDArray[np.int64]
+    Attributes:
+        item_indexes: (v,) int64 of the segment's slots, -1 where the catalogue has no such item.
+        dead: (m,) int64 ascending.
+        search: None where nothing is to be searched.
+    """
+
+    segment: Segment
     item_indexes: NDArray[np.int64]
-    vectors: NDArray[np.float16]
+    dead: NDArray[np.int64]
+    search: SegmentSearch | None = None
+
+    @property
+    def num_live(self) -> int:
+        return len(self.segment) - len(self.dead)
+
+    def live_positions(self) -> NDArray[np.int64]:
+        """Positions of the entries that count, ascending."""
+        is_live = np.ones(len(self.segment), dtype=np.bool_)
+        is_live[self.dead] = False
+        return np.flatnonzero(is_live)
+
+    def nearest(self, queries: NDArray[np.float32], num_neighbors: int) -> Neighbors:
+        """(b, m) nearest live entries, m the smaller of num_neighbors and the live entries; positions in the segment."""
+        assert self.search is not None
+        dead = self.dead if len(self.dead) else None
+        found = self.search.nearest(queries, min(num_neighbors, self.num_live), dead=dead)
+        sample_ids = np.where(found.positions >= 0, self.segment.sample_ids[found.positions], -1)
+        return Neighbors(found.keys, sample_ids, found.positions)
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Statistics of a shard, and its entries in segments; None where it was loaded or built without entries.
+
+    A position counts through the segments, dead entries included.
+    """
+
     statistics: ItemStatistics
+    segments: tuple[LiveSegment, ...] | None
     device: str = "cpu"
 
     def __len__(self) -> int:
-        return len(self.sample_ids)
+        """Live entries, also where they are not loaded."""
+        return self.statistics.num_entries
+
+    @property
+    def has_entries(self) -> bool:
+        return self.segments is not None
+
+    @property
+    def live_segments(self) -> tuple[LiveSegment, ...]:
+        """The segments; ArtefactError where the shard has no entries."""
+        if self.segments is None:
+            raise ArtefactError(
+                "This index was built or loaded with item statistics alone, so it has no entries to search or explain with; decode with "
+                "global or whitened, or build and load it with entries (index.kind other than statistics)."
+            )
+        return self.segments
 
     @cached_property
-    def _blocks(self) -> RowBlocks:
-        return RowBlocks(self.vectors, device=self.device)
+    def _starts(self) -> NDArray[np.int64]:
+        """(s + 1,) position of each segment's first entry, and of the end."""
+        return np.cumsum([0, *(len(live.segment) for live in self.live_segments)])
 
     def nearest(self, queries: NDArray[np.float32], num_neighbors: int) -> Neighbors:
-        """The nearest entries of queries (b, d), exactly; m is the smaller of num_neighbors and the shard's entries."""
-        found = smallest(
-            queries,
-            self._blocks,
-            min(num_neighbors, len(self)),
-            ids=self.sample_ids,
-            exact_keys=lambda query, positions: squared_distances(queries[query], self.vectors[positions]),
-            query_offsets=np.square(queries.astype(np.float64)).sum(axis=1),
-        )
-        is_real = found.positions >= 0
-        ids = np.where(is_real, self.sample_ids[found.positions], -1) if len(self) else found.positions
-        return Neighbors(found.keys, ids, found.positions)
+        """The nearest live entries of queries (b, d); m is the smaller of num_neighbors and the shard's entries."""
+        parts = [live.nearest(queries, num_neighbors) for live in self.live_segments]
+        nothing = np.zeros((len(queries), 0))
+        distances = np.concatenate([nothing, *(part.squared_distances for part in parts)], axis=1)
+        sample_ids = np.concatenate([nothing.astype(np.int64), *(part.sample_ids for part in parts)], axis=1)
+        starts = self._starts.tolist()
+        shifted = [np.where(p.positions >= 0, p.positions + start, -1) for p, start in zip(parts, starts, strict=False)]
+        positions = np.concatenate([nothing.astype(np.int64), *shifted], axis=1)
+        if len(parts) > 1:
+            order = np.lexsort((sample_ids, distances), axis=1)[:, :num_neighbors]
+            distances, sample_ids, positions = (np.take_along_axis(a, order, axis=1) for a in (distances, sample_ids, positions))
+        return Neighbors(distances, sample_ids, positions)
 
     def items_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Item indexes (m,) of the entries at positions (m,)."""
-        return self.item_indexes[positions]
+        found = np.empty(len(positions), dtype=np.int64)
+        for live, chosen, places in self._by_segment(positions):
+            found[chosen] = live.item_indexes[live.segment.item_slots[places]]
+        return found
 
     def vectors_at(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
         """Vectors (m, d) of the entries at positions (m,)."""
-        return self.vectors[positions]
+        found = np.empty((len(positions), self.statistics.sums.shape[1]), dtype=np.float16)
+        for live, chosen, places in self._by_segment(positions):
+            found[chosen] = live.segment.vectors[places]
+        return found
+
+    def sample_ids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """sample_ids (m,) of the entries at positions (m,)."""
+        found = np.empty(len(positions), dtype=np.int64)
+        for live, chosen, places in self._by_segment(positions):
+            found[chosen] = live.segment.sample_ids[places]
+        return found
+
+    def live_positions(self) -> NDArray[np.int64]:
+        """Positions (n,) of all live entries, ascending."""
+        starts = self._starts.tolist()
+        blocks = [live.live_positions() + start for live, start in zip(self.live_segments, starts, strict=False)]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *blocks])
+
+    def positions_of_item(self, item_index: int) -> NDArray[np.int64]:
+        """Positions (m,) of an item's live entries, ascending; all entries of an item are in one shard."""
+        found = [np.zeros(0, dtype=np.int64)]
+        for live, start in zip(self.live_segments, self._starts.tolist(), strict=False):
+            for slot in np.flatnonzero(live.item_indexes == item_index):
+                first, last = np.searchsorted(live.segment.item_slots, [slot, slot + 1])
+                found.append(np.setdiff1d(np.arange(first, last), live.dead) + start)
+        return np.concatenate(found)
+
+    def _by_segment(self, positions: NDArray[np.int64]) -> list[tuple[LiveSegment, NDArray[np.int64], NDArray[np.int64]]]:
+        """For each segment concerned: it, which of the positions are in it, and these as positions in the segment."""
+        numbers = np.searchsorted(self._starts, positions, side="right") - 1
+        found = []
+        for number in np.unique(numbers):
+            chosen = np.flatnonzero(numbers == number)
+            found.append((self.live_segments[number], chosen, positions[chosen] - self._starts[number]))
+        return found
 
 
-def write_shard(folder: Path, shard: Shard) -> None:
-    """Write a shard that is wholly in memory; ``index.build`` streams large ones from a memory."""
-    folder.mkdir(parents=True)
-    for name in ENTRY_FILES:
-        np.save(folder / f"{name}.npy", getattr(shard, name))
-    write_statistics(folder, shard.statistics)
-    seal_shard(folder)
+def shard_of_arrays(
+    sample_ids: NDArray[np.int64],
+    item_indexes: NDArray[np.int64],
+    vectors: NDArray[np.float16],
+    statistics: ItemStatistics,
+    *,
+    device: str = "cpu",
+) -> Shard:
+    """A shard of one segment that is wholly in memory, searched exactly; entries in any order."""
+    order = np.lexsort((sample_ids, item_indexes))
+    items, slots = np.unique(item_indexes[order], return_inverse=True)
+    times, checksums = np.full(len(order), NO_TIMESTAMP), np.zeros(len(order), dtype=np.uint64)
+    segment = Segment(vectors[order], sample_ids[order], slots.astype(np.int32), times, checksums)
+    search = ExactSearch(segment.vectors, segment.sample_ids, device=device)
+    live = LiveSegment(segment, items.astype(np.int64), np.zeros(0, dtype=np.int64), search)
+    return Shard(statistics, (live,) if len(order) else (), device)
 
 
-def write_statistics(folder: Path, statistics: ItemStatistics) -> None:
-    arrays = (statistics.item_indexes, statistics.counts, statistics.sums, statistics.last_timestamps, statistics.scatter)
-    for name, array in zip(STATISTICS_FILES, arrays, strict=True):
-        np.save(folder / f"{name}.npy", array)
+def load_shard(folder: Path, *, device: str = "cpu", with_entries: bool = True) -> Shard:
+    """Read a shard, every file that is used compared with its hash; ArtefactError names the file that differs.
+
+    Without entries (or where the index has none) no file of an entry is opened.
+    """
+    summary = read_summary(folder / SUMMARY)
+    statistics = read_statistics(summary)
+    if not with_entries or summary.fields["kind"] == "statistics":
+        return Shard(statistics, None, device)
+    return Shard(statistics, tuple(load_segment(summary, name, device=device) for name in summary.fields["segments"]), device)
 
 
-def seal_shard(folder: Path) -> None:
-    """Write ``shard.json`` with every file's size and hash: from then on the shard counts as whole."""
-    files = {path.name: _identity(path) for path in sorted(folder.glob("*.npy"))}
-    partial = folder / f"{SUMMARY}.partial"
-    partial.write_text(json.dumps({"files": files}, indent=2) + "\n")
-    partial.rename(folder / SUMMARY)
+def read_statistics(summary: Summary) -> ItemStatistics:
+    """The verified statistics of a shard, sums memory-mapped."""
+    return ItemStatistics(**{field: summary.array(f"{name}.npy", in_memory=name != "sums") for name, field in ARRAY_TO_FIELD.items()})
+
+
+def load_segment(summary: Summary, name: str, *, device: str | None) -> LiveSegment:
+    """A verified segment of the shard; without a device it cannot be searched, and its vectors and codes are not verified."""
+    folder = summary.verified(f"{name}/{SEGMENT_SUMMARY}").parent
+    segment = open_segment(folder, with_vectors_verified=device is not None)
+    search = None if device is None else open_search(folder, segment, device=device)
+    return LiveSegment(segment, summary.array(f"{name}.items.npy"), summary.array(f"{name}.dead.npy"), search)
+
+
+def verify_shard(folder: Path, *, with_entries: bool = True) -> None:
+    """Compare every file of a shard with its hash, keeping nothing; ArtefactError names the file that differs."""
+    summary = read_summary(folder / SUMMARY)
+    for name in summary.files if with_entries else (f"{name}.npy" for name in ARRAY_TO_FIELD):
+        summary.verified(name)
+    for name in summary.fields["segments"] if with_entries else ():
+        open_segment(folder / name)
 
 
 def is_sealed(folder: Path) -> bool:
     return (folder / SUMMARY).is_file()
-
-
-def load_shard(folder: Path, *, device: str = "cpu") -> Shard:
-    """Read a shard, every file checked against its hash; ArtefactError names the file that differs."""
-    check_files(folder)
-    statistics = load_statistics(folder)
-    vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-    sample_ids, item_indexes = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("sample_ids", "item_indexes"))
-    return Shard(sample_ids, item_indexes, vectors, statistics, device)
-
-
-def load_statistics(folder: Path) -> ItemStatistics:
-    return ItemStatistics(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in STATISTICS_FILES))
-
-
-def check_files(folder: Path) -> None:
-    """Raise ArtefactError unless every file of a sealed shard is there and unchanged."""
-    try:
-        files: dict[str, list[object]] = json.loads((folder / SUMMARY).read_text())["files"]
-    except (OSError, ValueError, KeyError):
-        raise ArtefactError(f"{folder / SUMMARY} is missing or damaged: the shard is not whole; run jobs.build_index again.") from None
-    for name in (f"{stem}.npy" for stem in ENTRY_FILES + STATISTICS_FILES):
-        path = folder / name
-        if not path.is_file() or _identity(path) != files.get(name):
-            raise ArtefactError(f"{path} is missing, truncated or changed since it was built; delete the index and run jobs.build_index.")
-
-
-def _identity(path: Path) -> list[object]:
-    digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 24):
-            digest.update(chunk)
-    return [path.stat().st_size, digest.hexdigest()]

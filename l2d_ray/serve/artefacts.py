@@ -1,12 +1,14 @@
 """What one deployment serves: a checkpoint, an index and the decoder's settings, checked and pinned once, loaded part by part.
 
-Every replica, also one that starts days later in place of a lost one, gets these pins and refuses folders that have changed since:
-parts of two memory versions or of two models never answer the same request.
+Every replica, also one that starts days later in place of a lost one, gets these pins: it loads the generation of the index that was
+pinned, also where a newer one has been swapped in since, and refuses a model that has changed. Parts of two memory versions or of two
+models never answer the same request.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -14,11 +16,12 @@ from transformers import AutoTokenizer
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.decode.decoder import PromptWriter
 from l2d_ray.decode.search import ShardSearcher
-from l2d_ray.decode.settings import FILE, DecoderSettings
+from l2d_ray.decode.settings import DECODERS, FILE, DecoderName, DecoderSettings
 from l2d_ray.errors import ArtefactError
-from l2d_ray.index.layout import IndexManifest, load_catalogue, load_covariance, read_manifest, shard_dir
-from l2d_ray.index.shard import is_sealed, load_shard
-from l2d_ray.memory.table import exists, read_text
+from l2d_ray.index.layout import Index, IndexManifest, open_index
+from l2d_ray.index.shard import is_sealed
+from l2d_ray.memory.files import read_text
+from l2d_ray.memory.table import exists
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, load_checkpoint, read_metadata, verify_checkpoint
 from l2d_ray.serve.service import RecommendationLogic
@@ -27,39 +30,58 @@ from l2d_ray.text.prompts import PromptSettings
 
 @dataclass(frozen=True)
 class ServedArtefacts:
-    """Folders (absolute) and what was found in them. Its methods load one part each, for the process that needs it."""
+    """Folders (absolute) and what was found in them. Its methods load one part each, for the process that needs it.
+
+    Attributes:
+        settings: the tuned ones; their decoder is one of ``decoders``.
+        decoders: those that the deployment answers. Where local is not among them, no part loads an entry.
+    """
 
     checkpoint_dir: Path
-    index_dir: Path
-    manifest: IndexManifest
+    index: Index
     prompts: PromptSettings
     settings: DecoderSettings
+    decoders: tuple[DecoderName, ...] = DECODERS
+
+    @property
+    def manifest(self) -> IndexManifest:
+        return self.index.manifest
 
     @classmethod
-    def pin(cls, checkpoint_dir: Path, index_dir: Path, memory_uri: str | None = None) -> ServedArtefacts:
+    def pin(
+        cls, checkpoint_dir: Path, index_dir: Path, *, memory_uri: str | None = None, decoders: Sequence[DecoderName] = DECODERS
+    ) -> ServedArtefacts:
         """Check that all is there, whole and of one model, reading the weights but loading nothing.
 
         Args:
             memory_uri: memory with the tuned decoder settings; None, or a memory without them, means the defaults.
+            decoders: those to answer; the first is the default where the tuned one is not among them.
 
         Raises ArtefactError.
         """
-        checkpoint_dir, index_dir = checkpoint_dir.absolute(), index_dir.absolute()
+        checkpoint_dir = checkpoint_dir.absolute()
         prompts, fingerprint = verify_checkpoint(checkpoint_dir)
-        manifest, dim = read_manifest(index_dir, fingerprint=fingerprint), read_metadata(checkpoint_dir)["dim"]
-        if manifest.dim != dim:
-            raise ArtefactError(f"The index at {index_dir} is {manifest.dim} wide, the model's states {dim}; run jobs.build_index again.")
-        for folder in (shard_dir(index_dir, shard) for shard in range(manifest.num_shards)):
+        index, dim = open_index(index_dir.absolute(), fingerprint=fingerprint), read_metadata(checkpoint_dir)["dim"]
+        if index.manifest.dim != dim:
+            raise ArtefactError(
+                f"The index at {index.index_dir} is {index.manifest.dim} wide, the model's states {dim}; run jobs.build_index again."
+            )
+        for folder in map(index.shard_dir, range(index.manifest.num_shards)):
             if not is_sealed(folder):
                 raise ArtefactError(f"The shard {folder} is missing or half-built; run jobs.build_index again.")
-        return cls(checkpoint_dir, index_dir, manifest, prompts, _tuned_settings(memory_uri))
+        if index.manifest.kind == "statistics" and "local" in decoders:
+            raise ArtefactError(
+                f"The index at {index.index_dir} holds item statistics alone, but the decoder local needs entries; serve with "
+                "decoders: [global, whitened], or set index.kind to auto and run jobs.build_index again."
+            )
+        return cls(checkpoint_dir, index, prompts, _served_settings(_tuned_settings(memory_uri), decoders), tuple(decoders))
 
     def load_logic(self) -> RecommendationLogic:
         """Tokenizer and catalogue, without the model."""
         catalogue = self._catalogue()
         tokenizer = AutoTokenizer.from_pretrained(str(self.checkpoint_dir), trust_remote_code=False)
         language_model = LanguageModel(None, tokenizer, self.prompts, self.manifest.fingerprint)
-        return RecommendationLogic(catalogue, PromptWriter.of(language_model, catalogue), self.settings)
+        return RecommendationLogic(catalogue, PromptWriter.of(language_model, catalogue), self.settings, decoders=self.decoders)
 
     def load_encoder(self, *, device: str, max_batch_tokens: int) -> Encoder:
         language_model = load_checkpoint(self.checkpoint_dir, device=device)
@@ -71,24 +93,25 @@ class ServedArtefacts:
         return Encoder(language_model.model, max_batch_tokens=max_batch_tokens)
 
     def load_searcher(self, shard: int, *, device: str) -> ShardSearcher:
-        self._refuse_changed_index()
-        return ShardSearcher(
-            load_shard(shard_dir(self.index_dir, shard), device=device),
-            load_covariance(self.index_dir),
-            self.settings,
-        )
+        self._refuse_removed_index()
+        loaded = self.index.shard(shard, device=device, with_entries="local" in self.decoders)
+        return ShardSearcher(loaded, self.index.covariance(), self.settings, decoders=self.decoders)
 
     def _catalogue(self) -> Catalogue:
-        self._refuse_changed_index()
-        return load_catalogue(self.index_dir)
+        self._refuse_removed_index()
+        return self.index.catalogue()
 
-    def _refuse_changed_index(self) -> None:
-        seen = read_manifest(self.index_dir, fingerprint=self.manifest.fingerprint)
-        if seen != self.manifest:
+    def _refuse_removed_index(self) -> None:
+        folder = self.index.index_dir / self.manifest.generation
+        if not folder.is_dir():
             raise ArtefactError(
-                f"The index at {self.index_dir} is now of memory version {seen.memory_version} in {seen.num_shards} shards, "
-                f"the application was deployed with version {self.manifest.memory_version} in {self.manifest.num_shards}; deploy again."
+                f"The index that the application was deployed with, of memory version {self.manifest.memory_version}, is no longer at "
+                f"{folder}, since newer ones were built; deploy again."
             )
+
+
+def _served_settings(tuned: DecoderSettings, decoders: Sequence[DecoderName]) -> DecoderSettings:
+    return tuned if tuned.decoder in decoders else replace(tuned, decoder=decoders[0])
 
 
 def _tuned_settings(memory_uri: str | None) -> DecoderSettings:

@@ -11,16 +11,20 @@ from l2d_ray.decode.linear import precision_matrix
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
-from l2d_ray.index.shard import Shard
+from l2d_ray.index.shard import Shard, shard_of_arrays
 from l2d_ray.memory.statistics import merge_statistics, statistics_of, within_covariance
 
 NUM_ITEMS, DIM = 12, 4
 
 
 def make_shard(sample_ids: np.ndarray, items: np.ndarray, vectors: np.ndarray) -> Shard:
-    order = np.lexsort((sample_ids, items))
-    times = np.full(len(items), -1, dtype=np.int64)
-    return Shard(sample_ids[order], items[order], vectors[order], statistics_of(items[order], vectors[order], times))
+    return shard_of_arrays(sample_ids, items, vectors, statistics_of(items, vectors, np.full(len(items), -1, dtype=np.int64)))
+
+
+def entries_of(shard: Shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """sample_ids, item indexes and vectors by position."""
+    positions = shard.live_positions()
+    return shard.sample_ids_at(positions), shard.items_at(positions), shard.vectors_at(positions).astype(float)
 
 
 def search(
@@ -54,12 +58,11 @@ def memories(draw):
 
 
 def brute_force_local(memory: Shard, query: np.ndarray, num_neighbors: int) -> list[int]:
-    distances = np.square(memory.vectors.astype(float) - query).sum(1)
-    nearest = np.lexsort((memory.sample_ids, distances))[:num_neighbors]
+    sample_ids, items, vectors = entries_of(memory)
+    nearest = np.lexsort((sample_ids, np.square(vectors - query).sum(1)))[:num_neighbors]
     scored = []
-    for item in np.unique(memory.item_indexes[nearest]):
-        mine = nearest[memory.item_indexes[nearest] == item]
-        mean = memory.vectors[mine].astype(float).mean(0).astype(np.float32)
+    for item in np.unique(items[nearest]):
+        mean = vectors[nearest[items[nearest] == item]].mean(0).astype(np.float32)
         scored.append((np.square(mean.astype(float) - query).sum(), int(item)))
     return [item for _, item in sorted(scored)]
 
@@ -195,6 +198,6 @@ def test_near_ties_beyond_the_slack_are_still_exact(num_neighbors: int):
     shard = make_shard(rng.permutation(500), np.arange(500), vectors)
     query = np.full((1, 8), 100.03, dtype=np.float32)
     found = shard.nearest(query, num_neighbors)
-    distances = np.square(shard.vectors.astype(float) - query.astype(float)).sum(1)
-    expected = np.lexsort((shard.sample_ids, distances))[:num_neighbors]
+    sample_ids, _, stored = entries_of(shard)
+    expected = np.lexsort((sample_ids, np.square(stored - query.astype(float)).sum(1)))[:num_neighbors]
     assert found.positions[0].tolist() == expected.tolist()

@@ -8,7 +8,7 @@ from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.decode.tuning import NUM_RANKED, num_trials, tune
 from l2d_ray.errors import ArtefactError
-from l2d_ray.index.shard import Shard
+from l2d_ray.index.shard import Shard, shard_of_arrays
 from l2d_ray.memory.statistics import statistics_of, within_covariance
 
 GRIDS = {"num_neighbors": (3, 8, 40), "shrinkages": (0.05, 0.4, 0.9), "prior_weights": (0.0, 1.0, 5.0)}
@@ -22,7 +22,7 @@ def make_shards() -> list[Shard]:
     shards = []
     for mine in (items < 11, items >= 11):
         statistics = statistics_of(items[mine], vectors[mine], np.full(mine.sum(), -1, dtype=np.int64))
-        shards.append(Shard(np.flatnonzero(mine), items[mine], vectors[mine], statistics))
+        shards.append(shard_of_arrays(np.flatnonzero(mine), items[mine], vectors[mine], statistics))
     return shards
 
 

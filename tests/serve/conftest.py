@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from l2d_ray.data.catalogue import Catalogue
+from l2d_ray.data.sequences import Target
 from l2d_ray.decode.decoder import LatentDecoder, PromptWriter, load_latent_decoder
 from l2d_ray.decode.search import ShardAnswer, ShardRequest, ShardSearcher
 from l2d_ray.decode.settings import DecoderSettings
-from l2d_ray.index.layout import IndexManifest, shard_dir, write_manifest
-from l2d_ray.index.shard import Shard, buckets_of_shard, write_shard
-from l2d_ray.memory.statistics import statistics_of, within_covariance
+from l2d_ray.memory.entries import entries_table
+from l2d_ray.memory.table import Memory
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, make_mini, save_checkpoint
-from l2d_ray.schema import bucket_of
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.text.prompts import PromptSettings, TokenIds
+from tests.toys import build_toy_index
 
-NUM_ITEMS, NUM_ENTRIES, NUM_SHARDS, MEMORY_VERSION = 60, 400, 2, 7
+NUM_ITEMS, NUM_ENTRIES, NUM_SHARDS = 60, 400, 2
 ADJECTIVES, NOUNS = ("Red", "Lost", "Silent", "Golden", "Last", "Broken"), ("River", "Empire", "Garden", "Signal", "Winter", "Mirror")
 PROMPTS = PromptSettings(prompt_format="sequence", window_items=8, min_history=3, history_length=5, max_title_tokens=16)
 
@@ -64,7 +64,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     folder = tmp_path_factory.mktemp("run")
     catalogue = made_up_catalogue()
     language_model = save_checkpoint(tiny_model(catalogue, seed=0), folder / "checkpoint")
-    write_index(folder / "index", language_model, catalogue)
+    write_index(folder, language_model, catalogue)
     oracle = load_latent_decoder(folder / "checkpoint", folder / "index", DecoderSettings())
     return TinyRun(folder / "checkpoint", folder / "index", catalogue, oracle)
 
@@ -117,21 +117,12 @@ def tiny_model(catalogue: Catalogue, *, seed: int) -> LanguageModel:
     return make_mini(catalogue.titles, PROMPTS, vocab_size=400, shape=shape, seed=seed)
 
 
-def write_index(index_dir: Path, language_model: LanguageModel, catalogue: Catalogue) -> None:
+def write_index(run_dir: Path, language_model: LanguageModel, catalogue: Catalogue) -> None:
     """Entries are the states of random histories, each with a random target."""
     rng = np.random.default_rng(0)
     writer = PromptWriter.of(language_model, catalogue)
     histories = [rng.integers(0, NUM_ITEMS, rng.integers(1, 12)).tolist() for _ in range(NUM_ENTRIES)]
-    vectors = Encoder(language_model.model).encode([writer.write(history) for history in histories]).astype(np.float16)
-    items = rng.integers(0, NUM_ITEMS, NUM_ENTRIES)
-    buckets = np.array([bucket_of(catalogue.item_ids[item]) for item in items])
-    shards = []
-    for number in range(NUM_SHARDS):
-        mine = np.flatnonzero(np.isin(buckets, buckets_of_shard(number, NUM_SHARDS)))
-        mine = mine[np.lexsort((mine, items[mine]))]
-        statistics = statistics_of(items[mine], vectors[mine], np.full(len(mine), -1, dtype=np.int64))
-        shards.append(Shard(mine, items[mine], vectors[mine], statistics))
-        write_shard(shard_dir(index_dir, number), shards[-1])
-    manifest = IndexManifest(MEMORY_VERSION, language_model.fingerprint, 32, NUM_SHARDS, tuple(len(s) for s in shards))
-    covariance = within_covariance([s.statistics for s in shards])
-    write_manifest(index_dir, manifest, catalogue=catalogue, within_covariance=covariance)
+    vectors = Encoder(language_model.model).encode([writer.write(history) for history in histories])
+    targets = [Target(f"u{i}", catalogue.item_ids[item], None, i) for i, item in enumerate(rng.integers(0, NUM_ITEMS, NUM_ENTRIES))]
+    memory = Memory.create(str(run_dir / "memory"), fingerprint=language_model.fingerprint, dim=32, catalogue=catalogue)
+    build_toy_index(memory.append(memory.write(entries_table(targets, vectors)), message="toy"), run_dir / "index", NUM_SHARDS)

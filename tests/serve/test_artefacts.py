@@ -2,17 +2,22 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.errors import ArtefactError
-from l2d_ray.index.layout import MANIFEST, shard_dir
+from l2d_ray.index.layout import MANIFEST, open_index, remove_generations
+from l2d_ray.index.sealed import read_summary, seal
 from l2d_ray.index.shard import SUMMARY
-from l2d_ray.memory.table import Memory, write_text
+from l2d_ray.memory.files import write_text
+from l2d_ray.memory.table import Memory
 from l2d_ray.model.loading import METADATA, read_metadata
 from l2d_ray.serve.artefacts import ServedArtefacts
+from tests.serve.conftest import NUM_SHARDS
+from tests.toys import build_toy_index
 
 
 @pytest.fixture
@@ -63,22 +68,33 @@ def test_damaged_metadata_are_refused(copies, fields):
 
 def test_an_index_of_another_width_and_a_half_built_shard_are_refused(copies):
     checkpoint_dir, index_dir = copies
-    (shard_dir(index_dir, 1) / SUMMARY).unlink()
+    (open_index(index_dir).shard_dir(1) / SUMMARY).unlink()
     with pytest.raises(ArtefactError, match="shard-00001 is missing or half-built"):
         ServedArtefacts.pin(checkpoint_dir, index_dir)
-    edit(index_dir / MANIFEST, dim=64)
+    summary = read_summary(index_dir / MANIFEST)
+    files = [name for name in summary.files if (index_dir / name).is_file()]
+    seal(index_dir / MANIFEST, dict(summary.fields) | {"dim": 64}, files)
     with pytest.raises(ArtefactError, match="64 wide"):
         ServedArtefacts.pin(checkpoint_dir, index_dir)
 
 
-def test_parts_loaded_after_a_change_are_refused(copies, other_checkpoint: Path):
+def test_parts_loaded_after_a_swap_are_of_the_pinned_index(copies, tiny_run):
+    """A replica that starts late must not mix two memory versions: it gets its own one, or none."""
     checkpoint_dir, index_dir = copies
     pinned = ServedArtefacts.pin(checkpoint_dir, index_dir)
-    edit(index_dir / MANIFEST, memory_version=8)
-    with pytest.raises(ArtefactError, match=r"now of memory version 8.*with version 7"):
-        pinned.load_searcher(0, device="cpu")
-    with pytest.raises(ArtefactError, match="deploy again"):
-        pinned.load_logic()
+    memory = Memory.open(str(tiny_run.index_dir.parent / "memory"))
+    newer = build_toy_index(memory, index_dir, NUM_SHARDS + 1)
+    assert newer.generation != pinned.manifest.generation
+    assert len(pinned.load_searcher(0, device="cpu").shard) == pinned.manifest.num_entries[0] != newer.num_entries[0]
+    remove_generations(index_dir, keep={newer.generation})
+    for load in (pinned.load_logic, partial(pinned.load_searcher, 0, device="cpu")):
+        with pytest.raises(ArtefactError, match=f"{pinned.manifest.generation}, since newer ones were built; deploy again"):
+            load()
+
+
+def test_another_model_after_the_pin_is_refused(copies, other_checkpoint: Path):
+    checkpoint_dir, index_dir = copies
+    pinned = ServedArtefacts.pin(checkpoint_dir, index_dir)
     shutil.rmtree(checkpoint_dir)
     shutil.copytree(other_checkpoint, checkpoint_dir)
     with pytest.raises(ArtefactError, match="deploy again"):

@@ -1,0 +1,164 @@
+"""How an index is made: reused, extended or built, shard by shard, then swapped in whole. Knows no Ray; ``index.on_ray`` runs the shards.
+
+    plan = plan_index(memory, 4, index_dir)
+    summaries = [make_shard(plan, shard) for shard in range(4)]     # anywhere, in any order, again after a crash
+    manifest = finish_index(plan, memory, summaries)
+
+A plan's generation is named after everything that decides the result, so a run that was killed goes on with the shards it had sealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+from l2d_ray.errors import ArtefactError
+from l2d_ray.index.build import IndexKind, ShardSummary, build_shard
+from l2d_ray.index.extend import REBUILD_FRACTION, Versions, extend_shard
+from l2d_ray.index.kinds import KindChoice, choose_kind
+from l2d_ray.index.layout import Index, IndexManifest, open_index, publish, remove_generations, shard_dir
+from l2d_ray.index.sealed import read_summary
+from l2d_ray.index.shard import SUMMARY, read_statistics
+from l2d_ray.memory.statistics import within_covariance
+from l2d_ray.memory.table import Memory
+
+IndexKindChoice = KindChoice | Literal["statistics"]
+Action = Literal["built", "extended", "reused"]
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """What is to be done, as plain values that travel to other processes.
+
+    Attributes:
+        reason: why the index is built and not extended; empty where it is.
+        base: the index that is there, where it is extended or reused.
+        rebuild_fraction: see ``extend_shard``.
+    """
+
+    action: Action
+    reason: str
+    memory_uri: str
+    memory_version: int
+    index_dir: Path
+    generation: str
+    kind: IndexKind
+    num_shards: int
+    base: Index | None = None
+    rebuild_fraction: float = REBUILD_FRACTION
+
+    def shard_dir(self, shard: int) -> Path:
+        return shard_dir(self.index_dir / self.generation, shard)
+
+
+def plan_index(
+    memory: Memory,
+    num_shards: int,
+    index_dir: Path,
+    *,
+    kind: IndexKindChoice = "auto",
+    device: str = "cpu",
+    is_extended: bool = True,
+    rebuild_fraction: float = REBUILD_FRACTION,
+) -> IndexPlan:
+    """Reuse the index of this version; extend that of an older one where it has the same shards and kind; else build.
+
+    Args:
+        device: where it will be searched, which decides the kind where that is ``auto``.
+        is_extended: whether an older index may be extended; if not, one that holds dead entries is built anew too.
+    """
+    chosen = kind if kind == "statistics" else choose_kind(-(-len(memory) // num_shards), memory.dim, device=device, wanted=kind)
+    base = _readable(index_dir)
+    action, reason = _decide(base, memory, num_shards, chosen, is_extended)
+    kept = None if action == "built" else base
+    parts = (memory.fingerprint, memory.version, memory.digest, chosen, num_shards, rebuild_fraction, kept and kept.manifest.generation)
+    name = f"v{memory.version}-{blake2b(repr(parts).encode(), digest_size=6).hexdigest()}"
+    generation = base.manifest.generation if base is not None and action == "reused" else name
+    return IndexPlan(action, reason, memory.uri, memory.version, index_dir, generation, chosen, num_shards, kept, rebuild_fraction)
+
+
+def why_not_extended(manifest: IndexManifest, memory: Memory, num_shards: int, kind: IndexKind) -> str | None:
+    """One sentence on why an index cannot become that of a memory version by extension; None where it can."""
+    if manifest.fingerprint != memory.fingerprint:
+        return f"the index was made by the model {manifest.fingerprint}, the memory by {memory.fingerprint}"
+    if manifest.dim != memory.dim:
+        return f"the vectors of the index are {manifest.dim} wide, those of the memory {memory.dim}"
+    if (manifest.num_shards, manifest.kind) != (num_shards, kind):
+        return f"the index has {manifest.num_shards} shards of kind {manifest.kind}, wanted are {num_shards} of kind {kind}"
+    if manifest.memory_version > memory.version:
+        return f"the index is of memory version {manifest.memory_version}, newer than version {memory.version}"
+    try:
+        older = Memory.open(memory.uri, version=manifest.memory_version)
+    except ArtefactError:
+        return f"the memory no longer has version {manifest.memory_version}, which the index was made from"
+    if older.digest != int(manifest.digest, 16):
+        return f"version {manifest.memory_version} of the memory holds other rows than the index was made from"
+    return None
+
+
+def make_shard(plan: IndexPlan, shard: int) -> ShardSummary:
+    """Make one shard of a plan, unless it is there. ArtefactError where its base cannot be extended."""
+    memory, folder = Memory.open(plan.memory_uri, version=plan.memory_version), plan.shard_dir(shard)
+    if plan.base is None:
+        return build_shard(memory, shard, plan.num_shards, folder, kind=plan.kind)
+    reason = why_not_extended(plan.base.manifest, memory, plan.num_shards, plan.kind)
+    if reason is not None:
+        raise ArtefactError(f"The index at {plan.index_dir} cannot be extended: {reason}; build it with index.extend=false.")
+    older = Memory.open(plan.memory_uri, version=plan.base.manifest.memory_version)
+    versions = Versions(memory, older, shard, plan.num_shards)
+    return extend_shard(versions, plan.base.shard_dir(shard), folder, rebuild_fraction=plan.rebuild_fraction)
+
+
+def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSummary], *, keeps_previous: bool = True) -> IndexManifest:
+    """Swap in the finished shards, in order, and delete what no reader can want any more.
+
+    Args:
+        keeps_previous: whether the index before this one stays until the next swap, for readers that have opened it.
+
+    Raises ArtefactError where the shards together are not the memory version.
+    """
+    memory.check_digest(sum(s.digest for s in summaries) % 2**64, sum(s.num_entries for s in summaries))
+    statistics = [read_statistics(read_summary(plan.shard_dir(shard) / SUMMARY)) for shard in range(plan.num_shards)]
+    columns = {field.name: tuple(getattr(s, field.name) for s in summaries) for field in fields(ShardSummary) if field.name != "digest"}
+    manifest = IndexManifest(
+        memory_version=memory.version,
+        fingerprint=memory.fingerprint,
+        dim=memory.dim,
+        kind=plan.kind,
+        num_shards=plan.num_shards,
+        generation=plan.generation,
+        digest=f"{memory.digest:016x}",
+        half_life_s=memory.half_life_s,
+        reference_time=memory.reference_time,
+        **columns,
+    )
+    previous = _readable(plan.index_dir)
+    publish(plan.index_dir, manifest, catalogue=memory.catalogue, covariance=within_covariance(statistics))
+    kept = {previous.manifest.generation} if previous is not None and keeps_previous else set()
+    remove_generations(plan.index_dir, keep={manifest.generation} | kept)
+    return manifest
+
+
+def _decide(base: Index | None, memory: Memory, num_shards: int, kind: IndexKind, is_extended: bool) -> tuple[Action, str]:
+    """What to do, and where that is to build, why."""
+    if base is None:
+        return "built", "there is no index that this release reads"
+    reason = why_not_extended(base.manifest, memory, num_shards, kind)
+    if reason is not None:
+        return "built", reason
+    if base.manifest.memory_version == memory.version and (is_extended or not any(base.manifest.num_dead)):
+        return "reused", ""
+    if not is_extended:
+        return "built", "extension is switched off"
+    return ("built", "statistics are one stream over the memory") if kind == "statistics" else ("extended", "")
+
+
+def _readable(index_dir: Path) -> Index | None:
+    """The index that is there; None also where it is damaged or of another release, since it is about to be replaced."""
+    try:
+        return open_index(index_dir)
+    except ArtefactError:
+        return None
