@@ -5,7 +5,8 @@ L2D-G ranks by the distance |h - c_v| (arXiv 2509.11524); its scores here are -|
     h' P c_v - c_v' P c_v / 2 + beta log(n_v + 1),    P = S^-1,  S = (1 - s) W + s tr(W)/d I,
 
 W the pooled within-item covariance and s the shrinkage: the nearest-class-mean rule (linear discriminant analysis) with a prior.
-Both are a matrix product plus an offset, searched exactly by ``index.search``.
+n_v is the decayed count where the memory has a half-life, so that the prior follows what is chosen now. Both are a matrix product plus an
+offset, searched exactly by ``index.search``.
 """
 
 from __future__ import annotations
@@ -26,12 +27,21 @@ BIAS_BLOCK = 256
 
 
 class GlobalDecoder:
-    """L2D-G over the items of one shard."""
+    """L2D-G over the items of one shard.
 
-    def __init__(self, statistics: ItemStatistics, *, device: str = "cpu") -> None:
+    Args:
+        means: the statistics' (v, d) means, where they are at hand already.
+    """
+
+    def __init__(self, statistics: ItemStatistics, *, means: NDArray[np.float32] | None = None, device: str = "cpu") -> None:
         self.item_indexes = statistics.item_indexes
-        self._means = statistics.means()
+        self._means = statistics.means() if means is None else means
         self._blocks = RowBlocks(self._means, device=device)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held beyond the means."""
+        return self._blocks.num_bytes
 
     def top_k(self, queries: NDArray[np.float32], k: int, excluded: Excluded | None = None) -> TopK:
         """The k items nearest to queries (b, d); scores are negated squared distances."""
@@ -53,15 +63,29 @@ class WhitenedDecoder:
     Args:
         precision: (d, d) float64, P above, the same for all shards.
         prior_weight: beta above.
+        means: the statistics' (v, d) means, where they are at hand already.
     """
 
-    def __init__(self, statistics: ItemStatistics, precision: NDArray[np.float64], *, prior_weight: float, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        statistics: ItemStatistics,
+        precision: NDArray[np.float64],
+        *,
+        prior_weight: float,
+        means: NDArray[np.float32] | None = None,
+        device: str = "cpu",
+    ) -> None:
         self.item_indexes = statistics.item_indexes
         self._precision = precision
-        self._means = statistics.means()
+        self._means = statistics.means() if means is None else means
         norms = _quadratic_forms(self._means, precision)
-        self._offsets = (norms - 2 * prior_weight * np.log1p(statistics.counts)).astype(np.float32)
+        self._offsets = (norms - 2 * prior_weight * np.log1p(statistics.decayed_counts)).astype(np.float32)
         self._blocks = RowBlocks(self._means, self._offsets, device=device)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held beyond the means."""
+        return self._blocks.num_bytes + self._precision.nbytes
 
     def top_k(self, queries: NDArray[np.float32], k: int, excluded: Excluded | None = None) -> TopK:
         """The k items of highest score for queries (b, d)."""

@@ -7,7 +7,7 @@ messages: ``search_shards`` here, the service over its handles.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, precision_matrix
 from l2d_ray.decode.local import LocalCandidates, LocalRequest, local_candidates
 from l2d_ray.decode.local_merge import LocalMerge
-from l2d_ray.decode.settings import DecoderName, DecoderSettings
+from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
 
@@ -56,25 +56,60 @@ class Exchange(Protocol):
         """The answer over all shards, the same for any partition and any order of the shards."""
 
 
+@dataclass(frozen=True)
+class ShardHoldings:
+    """What the process that answers for a shard holds.
+
+    Attributes:
+        num_entries, num_items: of the shard, also where its entries are not loaded.
+        statistics_bytes: in memory, for the global and the whitened decoder.
+    """
+
+    num_entries: int
+    num_items: int
+    statistics_bytes: int
+    has_entries: bool
+
+
 class ShardSearcher:
     """Answers for one shard.
 
     Args:
         within_covariance: (d, d), pooled over all shards.
+        decoders: those that will be asked for; the others are not made.
     """
 
-    def __init__(self, shard: Shard, within_covariance: NDArray[np.float64], settings: DecoderSettings) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        within_covariance: NDArray[np.float64],
+        settings: DecoderSettings,
+        *,
+        decoders: Sequence[DecoderName] = DECODERS,
+    ) -> None:
         self.shard = shard
         statistics, device = shard.statistics, shard.device
-        self._global = GlobalDecoder(statistics, device=device)
-        precision = precision_matrix(within_covariance, settings.shrinkage)
-        self._whitened = WhitenedDecoder(statistics, precision, prior_weight=settings.prior_weight, device=device)
+        self._linear: dict[DecoderName, GlobalDecoder | WhitenedDecoder] = {}
+        self._means = statistics.means() if {"global", "whitened"} & set(decoders) else np.zeros((0, 0), dtype=np.float32)
+        if "global" in decoders:
+            self._linear["global"] = GlobalDecoder(statistics, means=self._means, device=device)
+        if "whitened" in decoders:
+            precision = precision_matrix(within_covariance, settings.shrinkage)
+            self._linear["whitened"] = WhitenedDecoder(
+                statistics, precision, prior_weight=settings.prior_weight, means=self._means, device=device
+            )
 
     def search(self, request: ShardRequest) -> ShardAnswer:
         if isinstance(request, LocalRequest):
             return local_candidates(self.shard, request)
-        decoder = self._global if request.decoder == "global" else self._whitened
-        return decoder.top_k(request.queries, request.k, request.excluded)
+        return self._linear[request.decoder].top_k(request.queries, request.k, request.excluded)
+
+    def holdings(self) -> ShardHoldings:
+        statistics = self.shard.statistics
+        arrays = (getattr(statistics, field.name) for field in fields(statistics))
+        num_bytes = sum(array.nbytes for array in arrays if not isinstance(array, np.memmap))
+        num_bytes += self._means.nbytes + sum(decoder.num_bytes for decoder in self._linear.values())
+        return ShardHoldings(len(self.shard), len(statistics.item_indexes), num_bytes, self.shard.has_entries)
 
 
 def begin_search(request: SearchRequest, num_entries: Sequence[int]) -> Exchange:

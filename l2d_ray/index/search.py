@@ -37,7 +37,7 @@ class RowBlocks:
     Args:
         rows: (n, d) float16 or float32, may be memory-mapped.
         offsets: (n,) float32 or None for the rows' squared norms.
-        cache_bytes: a float32 copy of rows is kept on the device where it is no larger than this.
+        cache_bytes: a float32 copy of rows is kept on the device where it is no larger than this; rows that are there in float32 are shared.
     """
 
     def __init__(
@@ -61,6 +61,12 @@ class RowBlocks:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held beyond the rows themselves."""
+        is_shared = self._cached is not None and self.device == "cpu" and _is_shareable(self._rows)
+        return self.offsets.nbytes + (0 if self._cached is None or is_shared else self._cached.nbytes)
+
     def blocks(self) -> list[tuple[int, int]]:
         return [(s, min(s + self._block_rows, len(self))) for s in range(0, len(self), self._block_rows)]
 
@@ -68,12 +74,18 @@ class RowBlocks:
         return self._load(start, stop) if self._cached is None else self._cached[start:stop]
 
     def _load(self, start: int, stop: int) -> torch.Tensor:
-        return torch.from_numpy(np.array(self._rows[start:stop])).to(self.device).float()
+        rows = self._rows[start:stop]
+        return torch.from_numpy(rows if _is_shareable(rows) else np.array(rows)).to(self.device).float()
 
     def _squared_norms(self, start: int) -> NDArray[np.float64]:
         block = np.asarray(self._rows[start : start + self._block_rows], dtype=np.float64)
         norms: NDArray[np.float64] = np.square(block).sum(axis=1)
         return norms
+
+
+def _is_shareable(rows: NDArray[np.floating]) -> bool:
+    """Whether torch may use the array as it is, in float32."""
+    return rows.dtype == np.float32 and rows.flags.writeable and rows.flags.c_contiguous
 
 
 def smallest(

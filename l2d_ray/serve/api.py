@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from l2d_ray.errors import UnavailableError
 from l2d_ray.serve import problems
-from l2d_ray.serve.messages import Health, RecommendationAnswer, RecommendationRequest
+from l2d_ray.serve.messages import Health, RecommendationAnswer, RecommendationRequest, ServiceStatus
 from l2d_ray.serve.service import Recommender
 
 DESCRIPTION = "Recommendations from an LLM's hidden state, without generating a word. Errors are problem answers (RFC 9457)."
@@ -31,6 +31,14 @@ def build_api(recommender: Recommender) -> FastAPI:
     )
     async def recommend(request: RecommendationRequest) -> RecommendationAnswer:
         return await recommender.recommend(request)
+
+    @api.get(
+        "/v1/status",
+        summary="What is served: memory version, model, decoders, shards and their bytes",
+        responses=problems.documented(HTTPStatus.SERVICE_UNAVAILABLE),
+    )
+    async def status() -> ServiceStatus:
+        return await recommender.status()
 
     @api.get("/healthz", summary="Whether the process lives")
     async def healthz() -> Health:

@@ -90,6 +90,29 @@ class RecommendationAnswer(Message):
     timings_ms: TimingsMs
 
 
+class ShardStatus(Message):
+    """What each replica of a shard holds."""
+
+    shard: int
+    num_entries: int = Field(description="Entries of the shard's items, loaded or not.")
+    num_items: int
+    statistics_bytes: int = Field(description="Memory for item statistics: what the global and whitened decoders need.")
+    entries_bytes: int = Field(description="Memory for entries: what the local decoder needs on top; 0 where none are loaded.")
+
+
+class ServiceStatus(Message):
+    """What is served."""
+
+    memory_version: int
+    model_fingerprint: str
+    index_kind: str = Field(description="How entries are searched: exact or compressed; statistics where the index has none.")
+    decoders: list[DecoderName] = Field(description="Decoders that requests may name.")
+    default_decoder: DecoderName = Field(description="Decoder of a request that names none.")
+    shards: list[ShardStatus]
+    statistics_bytes: int = Field(description="Sum over the shards, one replica of each.")
+    entries_bytes: int = Field(description="Sum over the shards, one replica of each.")
+
+
 class Health(Message):
     """The process lives."""
 

@@ -10,7 +10,7 @@ No ``from __future__ import annotations`` here: Serve reads the annotation of ``
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,7 +24,8 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from l2d_ray.decode.search import ShardAnswer, ShardRequest
+from l2d_ray.decode.search import ShardAnswer, ShardHoldings, ShardRequest
+from l2d_ray.decode.settings import DECODERS, DecoderName
 from l2d_ray.errors import UnavailableError
 from l2d_ray.model.loading import resolve_device
 from l2d_ray.serve.api import build_api
@@ -50,6 +51,12 @@ class ServeArguments(BaseModel):
     index_dir: Path = Field(description="The index, as jobs.build_index wrote it; a path that every node sees.")
     memory_uri: str | None = Field(None, description="Memory with the tuned decoder settings; none means the default settings.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs; auto takes CUDA where a replica has a GPU.")
+    decoders: tuple[DecoderName, ...] = Field(
+        DECODERS,
+        min_length=1,
+        description="Decoders that requests may name. Only local needs entries: without it a shard loads item statistics alone. Where the "
+        "tuned decoder is not among them, the first is the default.",
+    )
     shard_device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="Where shards are searched.")
     ingress_replicas: int = Field(1, ge=1, description="Replicas that speak HTTP, tokenise and merge.")
     encoder_replicas: int = Field(1, ge=1, description="Replicas of the encoder.")
@@ -74,7 +81,9 @@ class ServeArguments(BaseModel):
 
 def build_app(arguments: ServeArguments) -> serve.Application:
     """The application over one checkpoint and one index; raises ArtefactError before anything is deployed."""
-    artefacts = ServedArtefacts.pin(arguments.checkpoint_dir, arguments.index_dir, arguments.memory_uri)
+    artefacts = ServedArtefacts.pin(
+        arguments.checkpoint_dir, arguments.index_dir, memory_uri=arguments.memory_uri, decoders=arguments.decoders
+    )
     encoder = serve.deployment(EncoderReplica, name=ENCODER).options(**_encoder_options(arguments)).bind(artefacts, arguments)
     shards = {
         shard_name(shard): serve.deployment(ShardReplica, name=shard_name(shard))
@@ -120,6 +129,9 @@ class ShardReplica:
     async def search(self, request: ShardRequest) -> ShardAnswer:
         return await asyncio.to_thread(self._searcher.search, request)
 
+    async def holdings(self) -> ShardHoldings:
+        return self._searcher.holdings()
+
     async def ping(self) -> None:
         """Answer, which says that the shard is loaded."""
 
@@ -154,10 +166,18 @@ class HandleBackend:
         answers = await asyncio.gather(*(self._search(shard_name(shard), request) for shard, request in requests.items()))
         return dict(zip(requests, answers, strict=True))
 
+    async def holdings(self) -> Sequence[ShardHoldings]:
+        return await asyncio.gather(*(self._holdings(name) for name in self._shards))
+
     async def missing_parts(self) -> list[str]:
         handles = {ENCODER: self._encoder} | self._shards
         answered = await asyncio.gather(*(_answers_ping(handle) for handle in handles.values()))
         return [name for name, is_there in zip(handles, answered, strict=True) if not is_there]
+
+    async def _holdings(self, name: str) -> ShardHoldings:
+        with _unavailable(name):
+            held: ShardHoldings = await self._shards[name].holdings.remote()
+        return held
 
     async def _search(self, name: str, request: ShardRequest) -> ShardAnswer:
         with _unavailable(name):

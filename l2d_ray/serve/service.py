@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.titles import clean_title
 from l2d_ray.decode.decoder import HistoryItem, PromptWriter, edge_scores
-from l2d_ray.decode.search import Exchange, SearchRequest, ShardAnswer, ShardRequest, begin_search
-from l2d_ray.decode.settings import DecoderSettings
+from l2d_ray.decode.search import Exchange, SearchRequest, ShardAnswer, ShardHoldings, ShardRequest, begin_search
+from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
 from l2d_ray.errors import RequestError
 from l2d_ray.index.layout import IndexManifest
@@ -30,6 +30,8 @@ from l2d_ray.serve.messages import (
     RecommendationAnswer,
     RecommendationRequest,
     RecommendedItem,
+    ServiceStatus,
+    ShardStatus,
     TimingsMs,
     TitledItem,
 )
@@ -48,6 +50,9 @@ class Backend(Protocol):
     async def search(self, requests: Mapping[int, ShardRequest]) -> Mapping[int, ShardAnswer]:
         """The answers of the shards that are asked, by shard."""
 
+    async def holdings(self) -> Sequence[ShardHoldings]:
+        """What every shard holds, in the order of the shards."""
+
     async def missing_parts(self) -> list[str]:
         """Names of the parts that do not answer a ping; empty when a request can be served."""
 
@@ -58,12 +63,24 @@ class RecommendationLogic:
     Args:
         catalogue: the index's, to which item indexes refer.
         settings: the tuned ones, for what a request leaves open.
+        decoders: those that a request may name.
     """
 
-    def __init__(self, catalogue: Catalogue, writer: PromptWriter, settings: DecoderSettings) -> None:
+    def __init__(
+        self, catalogue: Catalogue, writer: PromptWriter, settings: DecoderSettings, *, decoders: Sequence[DecoderName] = DECODERS
+    ) -> None:
+        self.settings = settings
+        self.decoders = tuple(decoders)
         self._catalogue = catalogue
         self._writer = writer
-        self._settings = settings
+
+    def check_decoder(self, decoder: DecoderName | None) -> None:
+        """RequestError where a request names a decoder that is not served."""
+        if decoder is not None and decoder not in self.decoders:
+            raise RequestError(
+                "decoder",
+                f"The decoder {decoder!r} is not served here; name one of {', '.join(self.decoders)}, or none for {self.settings.decoder}.",
+            )
 
     def read_history(self, history: Sequence[HistoryEntry]) -> list[HistoryItem]:
         """Item indexes of what the catalogue has, clean titles of the rest; RequestError names the entry that is neither."""
@@ -77,9 +94,9 @@ class RecommendationLogic:
         banned = {item for item in history if isinstance(item, int)} if request.exclude_history else set()
         return SearchRequest(
             queries=query[None, :],
-            decoder=request.decoder or self._settings.decoder,
+            decoder=request.decoder or self.settings.decoder,
             k=request.k,
-            num_neighbors=request.num_neighbors or self._settings.num_neighbors,
+            num_neighbors=request.num_neighbors or self.settings.num_neighbors,
             excluded=(np.array(sorted(banned), dtype=np.int64),),
         )
 
@@ -169,7 +186,32 @@ class Recommender:
             timings_ms=TimingsMs(tokenize=tokenize, encode=encode, search=search, merge=merge, total=watch.total_ms()),
         )
 
+    async def status(self) -> ServiceStatus:
+        """What is served; UnavailableError where a shard cannot answer now."""
+        manifest, holdings = self._manifest, await self.backend.holdings()
+        shards = [
+            ShardStatus(
+                shard=shard,
+                num_entries=held.num_entries,
+                num_items=held.num_items,
+                statistics_bytes=held.statistics_bytes,
+                entries_bytes=manifest.entries_bytes[shard] if held.has_entries else 0,
+            )
+            for shard, held in enumerate(holdings)
+        ]
+        return ServiceStatus(
+            memory_version=manifest.memory_version,
+            model_fingerprint=manifest.fingerprint,
+            index_kind=manifest.kind,
+            decoders=list(self._logic.decoders),
+            default_decoder=self._logic.settings.decoder,
+            shards=shards,
+            statistics_bytes=sum(shard.statistics_bytes for shard in shards),
+            entries_bytes=sum(shard.entries_bytes for shard in shards),
+        )
+
     def _read(self, request: RecommendationRequest) -> tuple[list[HistoryItem], TokenIds]:
+        self._logic.check_decoder(request.decoder)
         history = self._logic.read_history(request.history)
         return history, self._logic.write_prompt(history)
 

@@ -12,7 +12,7 @@ import torch
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target
 from l2d_ray.decode.decoder import LatentDecoder, PromptWriter, load_latent_decoder
-from l2d_ray.decode.search import ShardAnswer, ShardRequest, ShardSearcher
+from l2d_ray.decode.search import ShardAnswer, ShardHoldings, ShardRequest, ShardSearcher
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.memory.entries import entries_table
 from l2d_ray.memory.table import Memory
@@ -91,6 +91,9 @@ class InProcessBackend:
     async def search(self, requests: Mapping[int, ShardRequest]) -> dict[int, ShardAnswer]:
         return {shard: self.searchers[shard].search(request) for shard, request in reversed(requests.items())}
 
+    async def holdings(self) -> list[ShardHoldings]:
+        return [searcher.holdings() for searcher in self.searchers]
+
     async def missing_parts(self) -> list[str]:
         return self.missing
 
@@ -101,7 +104,17 @@ def artefacts(tiny_run: TinyRun) -> ServedArtefacts:
 
 
 @pytest.fixture
+def linear_artefacts(tiny_run: TinyRun) -> ServedArtefacts:
+    """A deployment that answers what needs item statistics alone."""
+    return ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir, decoders=("global", "whitened"))
+
+
+@pytest.fixture
 def backend(artefacts: ServedArtefacts) -> InProcessBackend:
+    return backend_of(artefacts)
+
+
+def backend_of(artefacts: ServedArtefacts) -> InProcessBackend:
     searchers = [artefacts.load_searcher(shard, device="cpu") for shard in range(NUM_SHARDS)]
     return InProcessBackend(artefacts.load_encoder(device="cpu", max_batch_tokens=512), searchers)
 

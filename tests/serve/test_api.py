@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+from functools import partial
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import UnavailableError
 from l2d_ray.serve.api import build_api
 from l2d_ray.serve.artefacts import ServedArtefacts
-from l2d_ray.serve.messages import Problem, RecommendationAnswer
+from l2d_ray.serve.messages import Problem, RecommendationAnswer, ServiceStatus
 from l2d_ray.serve.service import Recommender
+from tests.serve.conftest import NUM_ENTRIES, NUM_ITEMS, backend_of
 
 ROUTE = "/v1/recommendations"
 
@@ -98,6 +101,36 @@ def test_health_and_readiness(api: FastAPI, backend):
     assert send(api, "GET", "/healthz").status_code == 200
 
 
+def test_status_says_what_is_served_and_what_it_holds(api: FastAPI, artefacts: ServedArtefacts):
+    status = ServiceStatus.model_validate_json(send(api, "GET", "/v1/status").content)
+    manifest = artefacts.manifest
+    assert (status.memory_version, status.model_fingerprint, status.index_kind) == (
+        manifest.memory_version,
+        manifest.fingerprint,
+        manifest.kind,
+    )
+    assert (status.decoders, status.default_decoder) == (list(DECODERS), artefacts.settings.decoder)
+    assert [shard.num_entries for shard in status.shards] == list(manifest.num_entries)
+    assert sum(shard.num_items for shard in status.shards) <= NUM_ITEMS
+    assert status.entries_bytes == sum(manifest.entries_bytes) == sum(shard.entries_bytes for shard in status.shards) > 0
+    assert status.statistics_bytes == sum(shard.statistics_bytes for shard in status.shards) > 0
+
+
+def test_a_deployment_of_global_and_whitened_holds_no_entry_and_refuses_local(tiny_run, linear_artefacts: ServedArtefacts):
+    linear = build_api(Recommender(linear_artefacts.load_logic(), backend_of(linear_artefacts), linear_artefacts.manifest))
+    status = ServiceStatus.model_validate_json(send(linear, "GET", "/v1/status").content)
+    assert (status.decoders, status.entries_bytes) == (["global", "whitened"], 0)
+    assert sum(shard.num_entries for shard in status.shards) == NUM_ENTRIES
+    problem = problem_in(send(linear, "POST", ROUTE, json={"history": ["item-01"], "decoder": "local"}), 422)
+    assert [error.field for error in problem.errors] == ["decoder"]
+    assert "'local' is not served here; name one of global, whitened" in problem.detail
+    for decoder in (None, "global", "whitened"):
+        answer = RecommendationAnswer.model_validate_json(
+            send(linear, "POST", ROUTE, json={"history": ["item-01"], "k": 20, "decoder": decoder}).content
+        )
+        assert [item.item_id for item in answer.items] == tiny_run.expected_ids([1], 20, decoder=decoder)
+
+
 def test_a_part_that_cannot_answer_now_is_503_with_retry_after(api: FastAPI, backend, monkeypatch: pytest.MonkeyPatch):
     async def full(request):
         raise UnavailableError("As many requests are waiting as the service takes.", retry_after_s=3)
@@ -106,6 +139,8 @@ def test_a_part_that_cannot_answer_now_is_503_with_retry_after(api: FastAPI, bac
     response = send(api, "POST", ROUTE, json={"history": ["item-01"]})
     assert "waiting" in problem_in(response, 503).detail
     assert response.headers["retry-after"] == "3"
+    monkeypatch.setattr(backend, "holdings", partial(full, None))
+    problem_in(send(api, "GET", "/v1/status"), 503)
 
 
 def test_a_fault_of_ours_is_a_problem_without_its_insides(api: FastAPI, backend, monkeypatch: pytest.MonkeyPatch):

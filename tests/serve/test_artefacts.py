@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from l2d_ray.decode.search import SearchRequest, search_shards
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.errors import ArtefactError
 from l2d_ray.index.layout import MANIFEST, open_index, remove_generations
@@ -47,7 +50,7 @@ def test_missing_folders_are_named(copies, tmp_path: Path):
     with pytest.raises(ArtefactError, match=r"nowhere.*run jobs.build_index"):
         ServedArtefacts.pin(checkpoint_dir, tmp_path / "nowhere")
     with pytest.raises(ArtefactError, match=r"no memory at .*nowhere"):
-        ServedArtefacts.pin(checkpoint_dir, index_dir, str(tmp_path / "nowhere"))
+        ServedArtefacts.pin(checkpoint_dir, index_dir, memory_uri=str(tmp_path / "nowhere"))
 
 
 def test_changed_weights_are_refused(copies):
@@ -104,7 +107,33 @@ def test_another_model_after_the_pin_is_refused(copies, other_checkpoint: Path):
 def test_tuned_settings_come_from_the_memory(tiny_run, artefacts: ServedArtefacts, tmp_path: Path):
     uri = str(tmp_path / "memory")
     Memory.create(uri, fingerprint=artefacts.manifest.fingerprint, dim=32, catalogue=tiny_run.catalogue)
-    assert ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir, uri).settings == DecoderSettings()
+    assert ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir, memory_uri=uri).settings == DecoderSettings()
     tuned = DecoderSettings("local", 50, 0.1, 2.0)
     write_text(uri, "decoder.json", tuned.to_json())
-    assert ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir, uri).settings == tuned
+    assert ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir, memory_uri=uri).settings == tuned
+    linear = ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir, memory_uri=uri, decoders=("whitened", "global"))
+    assert linear.settings == replace(tuned, decoder="whitened")
+
+
+def test_global_and_whitened_open_no_file_of_an_entry(copies, tiny_run):
+    checkpoint_dir, index_dir = copies
+    pinned = ServedArtefacts.pin(checkpoint_dir, index_dir, decoders=("global", "whitened"))
+    segments = list(index_dir.glob("*/shard-*/segment-*"))
+    assert segments
+    for path in segments:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    searchers = [pinned.load_searcher(shard, device="cpu") for shard in range(NUM_SHARDS)]
+    for decoder in pinned.decoders:
+        request = SearchRequest(np.ones((1, 32), dtype=np.float32), decoder, 5, 10, (np.zeros(0, dtype=np.int64),))
+        expected = tiny_run.oracle.search(request.queries, 5, decoder=decoder)
+        np.testing.assert_array_equal(search_shards(searchers, request).ids, expected.ids)
+    assert [searcher.holdings().has_entries for searcher in searchers] == [False] * NUM_SHARDS
+
+
+def test_an_index_of_statistics_alone_is_refused_where_local_is_to_be_served(copies, tiny_run):
+    checkpoint_dir, index_dir = copies
+    build_toy_index(Memory.open(str(tiny_run.index_dir.parent / "memory")), index_dir, NUM_SHARDS, kind="statistics")
+    with pytest.raises(ArtefactError, match=r"item statistics alone, but the decoder local needs entries; .*\[global, whitened\]"):
+        ServedArtefacts.pin(checkpoint_dir, index_dir)
+    pinned = ServedArtefacts.pin(checkpoint_dir, index_dir, decoders=("whitened",))
+    assert not pinned.load_searcher(0, device="cpu").shard.has_entries

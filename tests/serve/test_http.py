@@ -14,7 +14,7 @@ from ray import serve
 from l2d_ray.client import Client
 from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import ArtefactError, RequestError, UnavailableError
-from l2d_ray.serve.messages import Problem, RecommendationAnswer
+from l2d_ray.serve.messages import Problem, RecommendationAnswer, ServiceStatus
 from l2d_ray.serve.on_ray import ServeArguments, build_app
 
 pytestmark = pytest.mark.slow
@@ -29,15 +29,17 @@ def unused_port() -> int:
 
 @pytest.fixture(scope="module")
 def service(tiny_run) -> Iterator[str]:
-    """URL of the service, and at /full the same with room for one request."""
+    """URL of the service; at /full the same with room for one request, at /linear without the local decoder."""
     arguments = ServeArguments(checkpoint_dir=tiny_run.checkpoint_dir, index_dir=tiny_run.index_dir, device="cpu")
     one_at_a_time = arguments.model_copy(update={"max_batch_size": 1, "max_ongoing_requests": 1, "max_queued_requests": 1})
+    linear = arguments.model_copy(update={"decoders": ("global", "whitened")})
     port = unused_port()
     ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", object_store_memory=128 << 20)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
         serve.run(build_app(arguments), name="l2d_ray")
         serve.run(build_app(one_at_a_time), name="full", route_prefix="/full")
+        serve.run(build_app(linear), name="linear", route_prefix="/linear")
         yield f"http://127.0.0.1:{port}"
     finally:
         serve.shutdown()
@@ -81,6 +83,20 @@ def test_health_readiness_and_documentation(service: str, client: Client):
     assert client.is_ready()
     assert "swagger" in httpx.get(service + "/docs").text
     assert ROUTE in httpx.get(service + "/openapi.json").json()["paths"]
+
+
+def test_status_says_what_each_deployment_holds(tiny_run, service: str):
+    whole, linear = (
+        ServiceStatus.model_validate_json(httpx.get(f"{service}{prefix}/v1/status").raise_for_status().content)
+        for prefix in ("", "/linear")
+    )
+    assert [shard.num_entries for shard in whole.shards] == [shard.num_entries for shard in linear.shards]
+    assert whole.entries_bytes > linear.entries_bytes == 0
+    assert whole.statistics_bytes >= linear.statistics_bytes > 0
+    refused = httpx.post(f"{service}/linear{ROUTE}", json={"history": ["item-01"], "decoder": "local"})
+    assert (refused.status_code, "'local' is not served here" in refused.text) == (422, True)
+    answered = httpx.post(f"{service}/linear{ROUTE}", json={"history": ["item-01"], "decoder": "global"})
+    assert ids_of(RecommendationAnswer.model_validate_json(answered.content)) == tiny_run.expected_ids([1], 10, decoder="global")
 
 
 @pytest.mark.parametrize(
