@@ -8,11 +8,16 @@ later stand after those that are there, in order of item_id. The memory then equ
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence
 from l2d_ray.data.titles import clean_title
 from l2d_ray.errors import DataError
@@ -21,7 +26,7 @@ from l2d_ray.memory.entries import WrittenEntries
 from l2d_ray.memory.sequences import RECENT, RememberedSequence, load_sequences, store_sequences
 from l2d_ray.memory.table import Memory
 from l2d_ray.memory.update import changed_items, remove_samples
-from l2d_ray.schema import TRAIN, VALID
+from l2d_ray.schema import REMEMBERED_ITEMS, TRAIN, VALID
 
 MAX_RECENT_FILES: Final = 16
 """Files of appended sequences after which they are written anew, as one."""
@@ -79,6 +84,7 @@ class Append:
     """A change of the memory (``update.Change``): the same interactions, planned anew for each version that it is made from.
 
     Args:
+        new_items: each with item_id, title and attributes (a mapping); those that the memory has are passed over.
         encode: called once for a plan; a plan that another writer's commit did not change is not encoded again.
     """
 
@@ -120,6 +126,13 @@ def plan_append(memory: Memory, events: Sequence[Event], new_items: Sequence[Map
         left_out=frozenset(moved - replaced) | _of_retired(memory, changes),
         items=tuple(items),
     )
+
+
+def with_new_items(memory: Memory, new_items: Sequence[Mapping[str, Any]]) -> Catalogue:
+    """The memory's catalogue and what ``new_items`` adds to it; DataError as ``plan_append``."""
+    added = pa.Table.from_pylist(_new_item_rows(memory, new_items), schema=REMEMBERED_ITEMS)
+    rows = pa.concat_tables([memory.items, added])
+    return Catalogue.from_arrow(rows.take(pc.sort_indices(rows["item_id"])))
 
 
 def check_times(events: Iterable[Event], now: float) -> None:
@@ -182,7 +195,8 @@ def _new_item_rows(memory: Memory, new_items: Sequence[Mapping[str, Any]]) -> li
         if not title:
             raise DataError(f"Nothing is left of the title {item['title']!r} of item {item['item_id']!r} once it is cleaned; give text.")
         if there is None:
-            rows[item["item_id"]] = {**item, "title": title, "is_retired": False}
+            attributes = json.dumps(dict(item["attributes"]), sort_keys=True, ensure_ascii=False, default=str)
+            rows[item["item_id"]] = {"item_id": item["item_id"], "title": title, "attributes": attributes, "is_retired": False}
         elif there["title"] != title:
             raise DataError(
                 f"Item {item['item_id']!r} has the title {there['title']!r}, not {title!r}; rename it with update.rename_items."

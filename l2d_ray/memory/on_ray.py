@@ -10,29 +10,33 @@ version, and jobs.memory cleans them away. Two builds at once share the work: th
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from l2d_ray.data.catalogue import Catalogue
-from l2d_ray.data.sequences import Target, part_number, part_paths, read_part
+from l2d_ray.data.sequences import Target, UserSequence, part_number, part_paths, read_part, write_part
 from l2d_ray.errors import ArtefactError, ConflictError, DataError
-from l2d_ray.memory.entries import WrittenEntries, entries_table
+from l2d_ray.memory.entries import NOTHING_WRITTEN, WrittenEntries, entries_table
 from l2d_ray.memory.sequences import store_sequences, trained_sequences
 from l2d_ray.memory.state import BuildRecord, author, now
 from l2d_ray.memory.table import Memory, exists, write_to
 from l2d_ray.model.loading import read_metadata
 from l2d_ray.model.on_ray import EncoderSpec, encode_parts
-from l2d_ray.schema import TRAIN
+from l2d_ray.schema import TRAIN, VALID
+
+USERS_PER_TAIL: Final = 512
+"""Users in one file of tails: the unit that an actor encodes."""
 
 CrashPoint = Callable[[str], object]
 """Called with ``before-write``, ``after-write`` (in the actor), ``before-commit`` and ``after-commit`` (in the driver); tests die in it."""
@@ -166,3 +170,38 @@ def _open_or_create(memory_uri: str, checkpoint_dir: Path, catalogue: Catalogue,
 def _refuse_empty(paths: list[Path]) -> None:
     if not any(sequence.num_train > 1 for path in paths for sequence in read_part(path)):
         raise DataError("No user has two training interactions, so there is nothing to remember; use more data.")
+
+
+def encode_tails(
+    memory: Memory,
+    sequences: Sequence[UserSequence],
+    left_out: frozenset[int],
+    *,
+    catalogue: Catalogue,
+    staging_dir: Path,
+    spec: EncoderSpec,
+    num_workers: int,
+) -> WrittenEntries:
+    """Rows of users' tails (``append.EncodeTails``): encoded by the pool of actors, written to the memory's storage, not committed.
+
+    Args:
+        catalogue: the memory's with the new items.
+        staging_dir: a folder that every node sees; the tails pass through files in it.
+    """
+    with tempfile.TemporaryDirectory(dir=staging_dir) as folder:
+        paths: list[Path] = []
+        for start in range(0, len(sequences), USERS_PER_TAIL):
+            paths.append(Path(folder) / f"part-{len(paths):05d}.parquet")
+            write_part(paths[-1], sequences[start : start + USERS_PER_TAIL])
+        sink = partial(_write_tail, memory.uri, left_out)
+        rows = encode_parts([str(path) for path in paths], VALID, spec=spec, catalogue=catalogue, sink=sink, num_workers=num_workers)
+        shown = _shown(rows, num_parts=len(paths), num_reused=0)
+        return sum((WrittenEntries(**row["written"]) for row in shown), start=NOTHING_WRITTEN)
+
+
+def _write_tail(
+    memory_uri: str, left_out: frozenset[int], path: Path, targets: list[Target], vectors: NDArray[np.float32]
+) -> dict[str, Any]:
+    """Sink of the encoder actors: the rows of a file of tails, but those that are left out."""
+    kept = [row for row, target in enumerate(targets) if target.sample_id not in left_out]
+    return {"written": asdict(write_to(memory_uri, entries_table([targets[row] for row in kept], vectors[kept])))}

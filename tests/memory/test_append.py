@@ -104,7 +104,7 @@ def test_a_retired_item_gets_no_entry_and_stays_in_histories(empty):
 
 
 def test_new_items_come_with_their_titles(empty):
-    item = {"item_id": "fresh", "title": " Fresh &amp; new ", "attributes": "{}"}
+    item = {"item_id": "fresh", "title": " Fresh &amp; new ", "attributes": {}}
     with pytest.raises(DataError, match=r"Item 'fresh' of a new interaction is not among the memory's 20 items; give it a title"):
         append(empty, [Event("u", 1, "fresh")])
     memory = append(empty, [Event("u", 1, "fresh"), Event("u", 2, "item-00")], items=[item])
@@ -156,7 +156,7 @@ def test_the_plan_names_what_is_replaced_and_left_out(empty):
 def test_many_appends_keep_few_files(empty):
     memory = empty
     for number in range(MAX_RECENT_FILES + 4):
-        item = {"item_id": f"new-{number:02d}", "title": f"New {number}", "attributes": "{}"}
+        item = {"item_id": f"new-{number:02d}", "title": f"New {number}", "attributes": {}}
         memory = append(memory, [Event(f"u{number % 3}", number, f"new-{number:02d}")], items=[item])
     assert len(memory.state.sequences) <= MAX_RECENT_FILES
     assert len(memory.state.items) <= MAX_ITEM_FILES
