@@ -1,6 +1,6 @@
 """Checksums of rows, and their sum over a version: what tells a damaged file from a whole one, wherever the damage is.
 
-A row's checksum is 64 bits: the upper half covers its keys (sample_id, user_id, item_id, timestamp), the lower half its vector, so
+A row's checksum is 64 bits: the upper half covers its keys (sample_id, user_id, item_id, timestamp, bucket), the lower half its vector, so
 that a scan of the keys alone can be verified too. Each half is a multilinear hash (sum of words times odd multipliers, modulo 2^64)
 through the finaliser of splitmix64: one changed bit always changes the sum. A version's digest is the sum of its rows' checksums modulo
 2^64: it adds up over any partition of the rows, and follows an append or a deletion without reading the rest.
@@ -26,18 +26,26 @@ def row_checksums(
     user_ids: pa.StringArray,
     item_ids: pa.StringArray,
     timestamps: NDArray[np.int64],
+    buckets: NDArray[np.int16],
     vectors: NDArray[np.float16],
 ) -> NDArray[np.uint64]:
     """(n,) checksums of rows; vectors (n, d), timestamps (n,) with one fixed number where unknown."""
-    return key_halves(sample_ids, user_ids, item_ids, timestamps) << KEY_BITS | vector_halves(vectors)
+    return key_halves(sample_ids, user_ids, item_ids, timestamps, buckets) << KEY_BITS | vector_halves(vectors)
 
 
 def key_halves(
-    sample_ids: NDArray[np.int64], user_ids: pa.StringArray, item_ids: pa.StringArray, timestamps: NDArray[np.int64]
+    sample_ids: NDArray[np.int64],
+    user_ids: pa.StringArray,
+    item_ids: pa.StringArray,
+    timestamps: NDArray[np.int64],
+    buckets: NDArray[np.int16],
 ) -> NDArray[np.uint64]:
     """(n,) upper halves, as numbers below 2^32."""
-    total = sample_ids.view(np.uint64) * _multipliers(4)[0] + timestamps.view(np.uint64) * _multipliers(4)[1]
-    total = total + _finalise(_text_sums(user_ids)) * _multipliers(4)[2] + _finalise(_text_sums(item_ids)) * _multipliers(4)[3]
+    numbers = (sample_ids.view(np.uint64), timestamps.view(np.uint64), buckets.astype(np.int64).view(np.uint64))
+    texts = (_finalise(_text_sums(user_ids)), _finalise(_text_sums(item_ids)))
+    total = np.zeros(len(sample_ids), dtype=np.uint64)
+    for column, multiplier in zip((*numbers, *texts), _multipliers(5), strict=True):
+        total += column * multiplier
     return _finalise(total) >> KEY_BITS
 
 

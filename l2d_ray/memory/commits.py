@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lance
 import pyarrow as pa
@@ -19,10 +19,8 @@ from lance.dataset import Transaction
 from lance.fragment import FragmentMetadata
 
 from l2d_ray.errors import ArtefactError, ConflictError, StorageError
+from l2d_ray.memory.layout import manifest_of
 from l2d_ray.memory.state import PROPERTY, MemoryState
-
-LANCE_ERRORS = (OSError, ValueError, RuntimeError, KeyError)
-"""What Lance raises for files that are missing or not what they should be."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def commit(table: lance.LanceDataset, changes: FileChanges, state: MemoryState) 
     """The next version; ConflictError where another writer was first, StorageError where it cannot be written."""
     fragments = {fragment.fragment_id: fragment.metadata for fragment in table.get_fragments()}
     if not fragments:
-        operation = lance.LanceOperation.Merge(list(changes.added), table.schema)
+        operation = lance.LanceOperation.Merge(_numbered(changes.added), table.schema)
     else:
         lowest = min(fragments)
         touched = {*changes.removed, *(fragment.id for fragment in changes.updated)}
@@ -76,16 +74,36 @@ def commit(table: lance.LanceDataset, changes: FileChanges, state: MemoryState) 
 
 
 def restore(table: lance.LanceDataset, version: int, state: MemoryState) -> lance.LanceDataset:
-    """The next version, with the files of an earlier one."""
-    return _commit(table, lance.LanceOperation.Restore(version), state)
+    """The next version, with the files of an earlier one.
+
+    Not by Lance's own operation for that, which is never refused: it would undo what another writer has committed meanwhile.
+    """
+    earlier = {fragment.fragment_id: fragment.metadata for fragment in table.checkout_version(version).get_fragments()}
+    present = {fragment.fragment_id: fragment.metadata for fragment in table.get_fragments()}
+    changes = FileChanges(
+        removed=[number for number in present if number not in earlier],
+        updated=[fragment for number, fragment in earlier.items() if number in present and fragment != present[number]],
+        added=[fragment for number, fragment in earlier.items() if number not in present],
+    )
+    return commit(table, changes, state)
 
 
 def state_of(table: lance.LanceDataset) -> MemoryState:
-    """The state that the open version was committed with; ArtefactError where it has none."""
-    properties = table.read_transaction(table.version).transaction_properties or {}
+    """The state that the open version was committed with; ArtefactError names the manifest where it is damaged or has none."""
+    transaction = table.read_transaction(table.version)
+    properties = transaction.transaction_properties or {}
     if PROPERTY not in properties:
-        raise ArtefactError("this version was not committed by l2d_ray; choose another.")
-    return MemoryState.from_json(properties[PROPERTY])
+        raise ArtefactError(
+            f"{manifest_of(table.uri, table.version)} does not describe a version that l2d_ray committed; choose another version."
+        )
+    try:
+        if transaction.read_version + 1 != table.version:
+            raise ValueError(f"it follows version {transaction.read_version}, but calls itself {table.version}")
+        return MemoryState.from_json(properties[PROPERTY])
+    except ValueError as error:
+        raise ArtefactError(
+            f"{manifest_of(table.uri, table.version)} is damaged: {error}; restore the file, or go back to another version."
+        ) from None
 
 
 @contextmanager
@@ -98,6 +116,15 @@ def writing(place: str) -> Iterator[None]:
             f"Writing to {place} failed ({str(error)[:300]}); nothing was committed. Free space or mend the storage, "
             "then run the same again."
         ) from error
+
+
+def _numbered(fragments: Sequence[FragmentMetadata]) -> list[FragmentMetadata]:
+    """The first files of a table, with numbers from 1 where they have none.
+
+    Lance would begin with 0, and takes 0 for "no number" when a rollback brings the file back: its list of deleted rows, which is found by
+    the number, would be lost then.
+    """
+    return [replace(fragment, id=fragment.id or 1 + place) for place, fragment in enumerate(fragments)]
 
 
 def _commit(table: lance.LanceDataset, operation: lance.LanceOperation.BaseOperation, state: MemoryState) -> lance.LanceDataset:

@@ -153,7 +153,7 @@ def _table(
         item_ids,
         pa.array(timestamps, mask=timestamps == NO_TIMESTAMP),
         buckets,
-        row_checksums(sample_ids, user_ids, item_ids, timestamps, vectors),
+        row_checksums(sample_ids, user_ids, item_ids, timestamps, buckets, vectors),
         pa.FixedSizeListArray.from_arrays(values, type=schema.field("vector").type),
     ]
     return pa.table(columns, schema=schema)
@@ -169,7 +169,8 @@ def _verified(rows: pa.RecordBatch, with_vectors: bool, where: str) -> EntryBatc
         rows["checksum"].to_numpy(),
         _vectors(rows["vector"]) if with_vectors else None,
     )
-    whole = key_halves(batch.sample_ids, batch.user_ids, batch.item_ids, batch.timestamps) == batch.checksums >> KEY_BITS
+    keys = key_halves(batch.sample_ids, batch.user_ids, batch.item_ids, batch.timestamps, batch.buckets)
+    whole = keys == batch.checksums >> KEY_BITS
     if batch.vectors is not None:
         whole &= vector_halves(batch.vectors) == batch.checksums & np.uint64(2**32 - 1)
     if not whole.all():

@@ -16,8 +16,6 @@ from hashlib import blake2b
 from itertools import groupby
 from typing import Any
 
-from l2d_ray.errors import ArtefactError
-
 PROPERTY = "l2d_ray"
 """Name of the document among the properties of a Lance transaction."""
 
@@ -73,23 +71,33 @@ class MemoryState:
     def to_json(self) -> str:
         """One JSON object with its own hash."""
         fields = asdict(self) | {"parts": _to_ranges(self.parts), "digest": f"{self.digest:016x}"}
-        return json.dumps({"state": fields, "hash": _hash(fields)}, separators=(",", ":"))
+        return seal(fields)
 
     @classmethod
     def from_json(cls, text: str) -> MemoryState:
-        """Raises ArtefactError where the text is not what ``to_json`` wrote."""
-        try:
-            document = json.loads(text)
-            fields = document["state"]
-            if _hash(fields) != document["hash"]:
-                raise ValueError
-            build = fields["build"] and BuildRecord(**fields["build"])
-            lists = {name: tuple(fields[name]) for name in ("items", "sequences")}
-            return cls(**(fields | lists | {"parts": _from_ranges(fields["parts"]), "digest": int(fields["digest"], 16), "build": build}))
-        except (ValueError, KeyError, TypeError):
-            raise ArtefactError(
-                "the description of this version of the memory is damaged; restore the memory's files, or build it again."
-            ) from None
+        """Raises ValueError where the text is not what ``to_json`` wrote."""
+        fields = unseal(text)
+        build = fields["build"] and BuildRecord(**fields["build"])
+        lists = {name: tuple(fields[name]) for name in ("items", "sequences")}
+        return cls(**(fields | lists | {"parts": _from_ranges(fields["parts"]), "digest": int(fields["digest"], 16), "build": build}))
+
+
+def seal(fields: dict[str, Any]) -> str:
+    """One JSON object with its own hash."""
+    return json.dumps({"fields": fields, "hash": _hash(fields)}, separators=(",", ":"))
+
+
+def unseal(text: str) -> dict[str, Any]:
+    """What was sealed; ValueError where the text is not what ``seal`` wrote."""
+    try:
+        document = json.loads(text)
+        fields: dict[str, Any] = document["fields"]
+        is_whole = document["hash"] == _hash(fields)
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError("its description of the memory differs from its own hash")
+    return fields
 
 
 def now() -> str:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import lance
@@ -23,15 +22,15 @@ import numpy as np
 import pyarrow as pa
 from lance.fragment import FragmentMetadata, LanceFragment
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.errors import ArtefactError
-from l2d_ray.memory.commits import LANCE_ERRORS, NO_CHANGES, FileChanges, commit, create_table, restore, state_of, writing
+from l2d_ray.memory.commits import NO_CHANGES, FileChanges, commit, create_table, restore, state_of, writing
 from l2d_ray.memory.difference import Difference, RowVersions, rows_without
 from l2d_ray.memory.entries import NOTHING_WRITTEN, EntryBatch, WrittenEntries, read_fragment, write_entries
-from l2d_ray.memory.files import location, read_table, write_table
-from l2d_ray.memory.state import MemoryState, author, now
+from l2d_ray.memory.files import read_table, write_table
+from l2d_ray.memory.layout import Reading, files_of, manifest_of, versions_of
+from l2d_ray.memory.state import MemoryState, author, now, seal, unseal
 from l2d_ray.schema import FORMAT_VERSION, REMEMBERED_ITEMS, entries_schema
 
 METADATA_KEY = b"l2d_ray"
@@ -46,6 +45,17 @@ class MemoryMetadata:
     data_hash: str
     dtype: str = "float16"
     format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def of(cls, entries: lance.LanceDataset) -> MemoryMetadata:
+        """As a table's schema holds it; ArtefactError names the manifest where it is damaged."""
+        try:
+            return cls(**unseal((entries.schema.metadata or {}).get(METADATA_KEY, b"").decode(errors="replace")))
+        except (ValueError, TypeError) as error:
+            manifest = manifest_of(entries.uri, entries.version)
+            raise ArtefactError(
+                f"{manifest} is damaged ({error}), or of another format; restore the file, or build the memory again."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -73,26 +83,28 @@ class Memory:
         with writing(uri):
             items = write_table(uri, "items", items_table(catalogue))
         metadata = MemoryMetadata(fingerprint, dim, data_hash)
-        schema = entries_schema(dim).with_metadata({METADATA_KEY: json.dumps(metadata.__dict__)})
+        schema = entries_schema(dim).with_metadata({METADATA_KEY: seal(asdict(metadata))})
         create_table(entries_uri(uri), schema, MemoryState("create", "create", now(), author(), items=(items,)))
         return cls.open(uri)
 
     @classmethod
     def open(cls, uri: str, *, version: int | None = None, fingerprint: str | None = None) -> Memory:
         """Open the newest or the given version; refuses a memory whose fingerprint is not the one given."""
-        if not exists(uri):
-            raise ArtefactError(f"There is no memory at {uri}; run jobs.build_memory first.")
         try:
-            entries = lance.dataset(entries_uri(uri), version=version)
-            metadata = MemoryMetadata(**json.loads(entries.schema.metadata[METADATA_KEY]))
-            state = state_of(entries)
-        except (*LANCE_ERRORS, TypeError, ArtefactError) as error:
-            raise ArtefactError(
-                f"The memory at {uri} cannot be read at version {version or 'newest'} ({str(error)[:300]}); "
-                "choose a version that exists, restore its files or build it again."
-            ) from error
-        _check(uri, metadata, fingerprint)
-        return cls(uri, entries, metadata, state)
+            memory = cls._of_version(uri, version)
+        except ArtefactError:
+            if exists(uri):
+                raise
+            raise ArtefactError(f"There is no memory at {uri}; run jobs.build_memory first.") from None
+        _check(uri, memory.metadata, fingerprint)
+        return memory
+
+    @classmethod
+    def _of_version(cls, uri: str, version: int | None) -> Memory:
+        table_uri = entries_uri(uri)
+        with Reading(lambda: f"The memory at {uri}, version {version or 'newest'} ({manifest_of(table_uri, version)}),"):
+            entries = lance.dataset(table_uri, version=version)
+            return cls(uri, entries, MemoryMetadata.of(entries), state_of(entries))
 
     @property
     def version(self) -> int:
@@ -139,7 +151,7 @@ class Memory:
 
     def history(self) -> list[VersionEntry]:
         """Every version up to this one that can be opened, oldest first, with what made it."""
-        versions = sorted(v["version"] for v in self._entries.versions() if v["version"] <= self.version)
+        versions = [version for version in versions_of(self._entries.uri) if version <= self.version]
         return [VersionEntry(version, Memory.open(self.uri, version=version).state) for version in versions]
 
     def scan(self, buckets: range | None = None, *, with_vectors: bool = True, batch_rows: int = 8192) -> Iterator[EntryBatch]:
@@ -215,8 +227,9 @@ class Memory:
         return self._read(fragment, condition, with_vectors, 8192)
 
     def _read(self, fragment: LanceFragment, condition: str | None, with_vectors: bool, batch_rows: int) -> Iterator[EntryBatch]:
-        where = f"{entries_uri(self.uri)}/data/{fragment.metadata.files[0].path}"
-        with reading(where):
+        data, *others = files_of(self._entries.uri, fragment.metadata)
+        where = " or ".join([data, *others, manifest_of(self._entries.uri, self.version)])
+        with Reading(lambda: where):
             yield from read_fragment(fragment, condition, with_vectors=with_vectors, batch_rows=batch_rows, where=where)
 
     def _changed_files(self, other: Memory) -> list[LanceFragment]:
@@ -236,16 +249,14 @@ class Memory:
                     yield batch.where(chosen)
 
     def _version_files(self) -> list[str]:
-        """Files that say which rows the version has: its manifest and the lists of deleted rows."""
-        filesystem, path = location(entries_uri(self.uri))
-        folders = [fs.FileSelector(f"{path}/{name}", allow_not_found=True) for name in ("_versions", "_deletions")]
-        return [info.path for folder in folders for info in filesystem.get_file_info(folder)]
+        """Files that say which rows the version has: its manifest and its lists of deleted rows."""
+        deleted = [path for fragment in self.fragments for path in files_of(self._entries.uri, fragment.metadata)[1:]]
+        return [manifest_of(self._entries.uri, self.version), *deleted]
 
 
 def exists(uri: str) -> bool:
-    """Whether a memory was created at this place."""
-    filesystem, path = location(uri)
-    return bool(filesystem.get_file_info(f"{path}/entries.lance/_versions").type != fs.FileType.NotFound)
+    """Whether a memory was created at this place; a creation that was killed before its end is none."""
+    return bool(versions_of(entries_uri(uri)))
 
 
 def write_to(uri: str, table: pa.Table) -> WrittenEntries:
@@ -262,15 +273,6 @@ def items_table(catalogue: Catalogue, retired_item_ids: frozenset[str] = frozens
 
 def entries_uri(uri: str) -> str:
     return f"{uri.rstrip('/')}/entries.lance"
-
-
-@contextmanager
-def reading(where: str) -> Iterator[None]:
-    """Turn what Lance says about a file that is not as it was written into ArtefactError, which names it."""
-    try:
-        yield
-    except LANCE_ERRORS as error:
-        raise ArtefactError(f"{where} cannot be read ({str(error)[:300]}); restore the file, or build the memory again.") from error
 
 
 def _check(uri: str, metadata: MemoryMetadata, fingerprint: str | None) -> None:
