@@ -15,9 +15,10 @@ import lance
 from lance.fragment import LanceFragment
 
 from l2d_ray.errors import ArtefactError
-from l2d_ray.memory.commits import LANCE_ERRORS, FileChanges
+from l2d_ray.memory.commits import FileChanges
 from l2d_ray.memory.entries import NOTHING_WRITTEN, EntryBatch, WrittenEntries, table_of
 from l2d_ray.memory.files import remove, remove_unused, write_table
+from l2d_ray.memory.layout import LANCE_ERRORS
 from l2d_ray.memory.sequences import RECENT, load_sequences, store_sequences
 from l2d_ray.memory.table import Memory, entries_uri
 
