@@ -1,14 +1,16 @@
-"""Encodes parts of user sequences on Ray Data: a pool of actors, each with the model loaded once, each working on one part at a time.
+"""Encodes parts of user sequences on Ray Data: a pool of actors, each with the model loaded once.
 
 What becomes of the hidden states is the caller's: its ``sink`` runs inside the actor, so that vectors need not travel (the memory build
-writes them to storage there) unless they are wanted (evaluation).
+writes them to storage there) unless they are wanted (evaluation). An actor holds two parts at most: while one is encoded the other is
+read or given to the sink, so that model and storage work at the same time. A part's row appears after its sink has returned.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,33 +32,50 @@ Sink = Callable[[Path, list[Target], NDArray[np.float32]], dict[str, Any]]
 """A part's path, the targets of its samples and their states (n, d) -> one row of plain values."""
 
 
+PARTS_PER_ACTOR = 2
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
-    """How an actor makes its encoder."""
+    """How an actor makes its encoder.
+
+    Attributes:
+        max_batch_tokens: padded tokens in one forward pass at most.
+        num_threads: torch's threads in an actor on a CPU; None shares a node's cores among the actors there.
+    """
 
     checkpoint_dir: str
     device: str
     max_batch_tokens: int
+    num_threads: int | None = None
 
 
 class PartEncoder:
-    """An actor: the path of a part -> what the sink makes of its samples and their states."""
+    """An actor: the path of a part -> what the sink makes of its samples and their states.
+
+    It is called from ``PARTS_PER_ACTOR`` threads, of which one encodes at a time.
+    """
 
     def __init__(self, spec: EncoderSpec, catalogue: Catalogue, split: int, sink: Sink) -> None:
         if spec.device == "cpu":
-            torch.set_num_threads(os.cpu_count() or 1)
+            torch.set_num_threads(spec.num_threads or 1)
         language_model = load_checkpoint(Path(spec.checkpoint_dir), device=spec.device)
         titles = tokenize_titles(language_model.tokenizer, catalogue.titles, language_model.settings.max_title_tokens)
         self._item_id_to_title = dict(zip(catalogue.item_ids, titles, strict=True))
         self._prompts = language_model.prompts
-        self._encoder = Encoder(language_model.model, max_batch_tokens=spec.max_batch_tokens)
+        self._encoder = Encoder(
+            language_model.model, max_batch_tokens=spec.max_batch_tokens, shared_prefix=language_model.prompts.shared_prefix
+        )
+        self._encoding = threading.Lock()
         self._split, self._sink = split, sink
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         (path,) = batch["path"]
         try:
             found = harvest(read_part(Path(path)), self._split, item_id_to_title=self._item_id_to_title, prompts=self._prompts)
-            row = {"path": path} | self._sink(Path(path), found.targets, self._encoder.encode_windows(found.windows))
+            with self._encoding:
+                states = self._encoder.encode_windows(found.windows)
+            row = {"path": path} | self._sink(Path(path), found.targets, states)
         except L2DError as error:  # a value, since Ray Data would hand on its text alone
             row = {"path": path, "error": error}
         return {name: [value] for name, value in row.items()}
@@ -69,15 +88,38 @@ def encode_parts(
     if not paths:
         return
     verify_checkpoint(Path(spec.checkpoint_dir))
+    num_actors = min(num_workers, len(paths))
+    spec = replace(spec, num_threads=spec.num_threads or shared_threads(_cores_of_nodes(), num_actors))
+    parts_at_once = PARTS_PER_ACTOR if len(paths) >= PARTS_PER_ACTOR * num_actors else 1  # else an early actor takes a late one's part
     parts = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
     encoded = parts.map_batches(
         PartEncoder,
         fn_constructor_args=(spec, catalogue, split, sink),
         batch_size=1,
-        compute=ActorPoolStrategy(size=min(num_workers, len(paths))),
+        compute=ActorPoolStrategy(
+            size=num_actors,
+            max_tasks_in_flight_per_actor=parts_at_once,
+            max_concurrent_calls_per_actor=parts_at_once,
+            enable_true_multi_threading=True,
+        ),
         num_gpus=1 if spec.device == "cuda" else None,
     )
     for row in encoded.iter_rows():
         if isinstance(row.get("error"), L2DError):
             raise row["error"]
         yield row
+
+
+def shared_threads(cores_of_nodes: Sequence[int], num_actors: int) -> int:
+    """Threads of each actor where Ray Data spreads the actors evenly over the nodes: as fits the smallest node, at least one."""
+    return max(1, min(cores_of_nodes, default=1) // -(-num_actors // max(len(cores_of_nodes), 1)))
+
+
+def _cores_of_nodes() -> list[int]:
+    """Of every node that runs tasks, its CPUs as Ray counts them, which heeds a container's limit.
+
+    Of this node never more than it really has, since a laptop's cluster may be given more logical CPUs than cores.
+    """
+    here, real = ray.get_runtime_context().get_node_id(), os.cpu_count() or 1
+    logical = {n["NodeID"]: int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]}
+    return [min(cores, real) if node_id == here else cores for node_id, cores in logical.items() if cores]
