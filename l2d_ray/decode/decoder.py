@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
+from l2d_ray.decode.local_merge import LearntSpread
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
@@ -79,6 +80,7 @@ class LatentDecoder:
         self.writer = writer
         self.encoder = encoder
         self.settings = settings
+        self._spread = LearntSpread()
         self._searchers = [ShardSearcher(shard, within_covariance, settings) for shard in shards]
 
     def recommend(
@@ -119,7 +121,7 @@ class LatentDecoder:
         request = SearchRequest(
             queries, decoder or self.settings.decoder, k, self.settings.num_neighbors if num_neighbors is None else num_neighbors, banned
         )
-        return edge_scores(search_shards(self._searchers, request), request.decoder)
+        return edge_scores(search_shards(self._searchers, request, self._spread), request.decoder)
 
 
 def edge_scores(found: TopK, decoder: DecoderName) -> TopK:

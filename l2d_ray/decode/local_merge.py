@@ -16,6 +16,7 @@ bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,7 +30,11 @@ from l2d_ray.decode.local import ENTRY, Keys, LocalCandidates, LocalRequest, ope
 from l2d_ray.decode.topk import TopK, rank
 
 SPREAD: Final = 4.0
-"""Margin of the first request, in standard deviations of a shard's number of survivors if every entry were drawn alone."""
+"""Margin of the first request, in standard deviations of a shard's number of survivors if every entry were drawn alone: where to begin."""
+LEAST_SPREAD, MOST_SPREAD = 1.0, 256.0
+WANTED_AGAIN = 0.05
+"""Share of queries that may need a second round: rarely enough that it costs no time, often enough that no bytes are wasted."""
+STEP = 0.1
 
 
 def first_limits(num_neighbors: int, num_entries: Sequence[int], *, spread: float = SPREAD) -> NDArray[np.int64]:
@@ -41,6 +46,21 @@ def first_limits(num_neighbors: int, num_entries: Sequence[int], *, spread: floa
     return np.minimum(np.ceil(expected + spread * np.sqrt(expected * (1 - shares))), most).astype(np.int64)
 
 
+class LearntSpread:
+    """A spread that follows the searches it was used in. It decides what is sent when, never what is found.
+
+    Entries of an item are in one shard and lie near each other, so survivors come in clumps; how large they are is a matter of the data.
+    """
+
+    def __init__(self, spread: float = SPREAD) -> None:
+        self.value = spread
+
+    def learn(self, share_asked_again: float) -> None:
+        """Raise it by a tenth after a search whose queries all needed a second round, lower it by 1 in 200 after one without any."""
+        changed = self.value * math.exp(STEP * (share_asked_again - WANTED_AGAIN))
+        self.value = min(max(changed, LEAST_SPREAD), MOST_SPREAD)
+
+
 class LocalMerge:
     """The local decoder's answer to b queries over s shards.
 
@@ -48,7 +68,7 @@ class LocalMerge:
         queries: (b, d) float32.
         num_neighbors: M above.
         num_entries: of every shard; its share is taken from it, and it is never asked for more.
-        spread: see SPREAD; a large one asks every shard for M entries at once.
+        spread: see SPREAD; a very large one asks every shard for M entries at once.
     """
 
     def __init__(self, queries: NDArray[np.float32], num_neighbors: int, num_entries: Sequence[int], *, spread: float = SPREAD) -> None:
@@ -58,6 +78,11 @@ class LocalMerge:
         limits = np.repeat(first_limits(num_neighbors, num_entries, spread=spread)[:, None], len(queries), axis=1)
         self._plan = _Plan(limits > 0, limits, *open_range(limits.shape))
         self._received: _Received | None = None
+
+    @property
+    def share_asked_again(self) -> float:
+        """Share of the queries that take a second round, once the first is in."""
+        return float(self._plan.is_asked.any(axis=0).mean()) if len(self._queries) else 0.0
 
     def requests(self) -> dict[int, LocalRequest]:
         """What to ask now, by shard; empty when the answer is known."""

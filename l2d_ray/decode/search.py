@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, precision_matrix
 from l2d_ray.decode.local import LocalCandidates, LocalRequest, local_candidates
-from l2d_ray.decode.local_merge import LocalMerge
+from l2d_ray.decode.local_merge import LearntSpread, LocalMerge
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
@@ -112,14 +112,14 @@ class ShardSearcher:
         return ShardHoldings(len(self.shard), len(statistics.item_indexes), num_bytes, self.shard.has_entries)
 
 
-def begin_search(request: SearchRequest, num_entries: Sequence[int]) -> Exchange:
-    """The exchange of a search over shards of so many entries."""
-    return LocalExchange(request, num_entries) if request.decoder == "local" else LinearExchange(request, len(num_entries))
+def begin_search(request: SearchRequest, num_entries: Sequence[int], spread: LearntSpread) -> Exchange:
+    """The exchange of a search over shards of so many entries; it learns from local searches."""
+    return LocalExchange(request, num_entries, spread) if request.decoder == "local" else LinearExchange(request, len(num_entries))
 
 
-def search_shards(searchers: Sequence[ShardSearcher], request: SearchRequest) -> TopK:
+def search_shards(searchers: Sequence[ShardSearcher], request: SearchRequest, spread: LearntSpread | None = None) -> TopK:
     """The whole search in one process."""
-    exchange = begin_search(request, [len(searcher.shard) for searcher in searchers])
+    exchange = begin_search(request, [len(searcher.shard) for searcher in searchers], spread or LearntSpread())
     while asked := exchange.requests():
         exchange.add({shard: searchers[shard].search(question) for shard, question in asked.items()})
     return exchange.top_k()
@@ -146,15 +146,20 @@ class LinearExchange:
 class LocalExchange:
     """Local: see ``decode.local_merge``."""
 
-    def __init__(self, request: SearchRequest, num_entries: Sequence[int]) -> None:
+    def __init__(self, request: SearchRequest, num_entries: Sequence[int], spread: LearntSpread) -> None:
         self._request = request
-        self._merge = LocalMerge(request.queries, request.num_neighbors, num_entries)
+        self._spread = spread
+        self._is_first_round = True
+        self._merge = LocalMerge(request.queries, request.num_neighbors, num_entries, spread=spread.value)
 
     def requests(self) -> Mapping[int, ShardRequest]:
         return self._merge.requests()
 
     def add(self, answers: Mapping[int, ShardAnswer]) -> None:
         self._merge.add({shard: answer for shard, answer in answers.items() if isinstance(answer, LocalCandidates)})
+        if self._is_first_round:
+            self._spread.learn(self._merge.share_asked_again)
+            self._is_first_round = False
 
     def top_k(self) -> TopK:
         return self._merge.top_k(self._request.k, excluded=self._request.excluded)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.titles import clean_title
 from l2d_ray.decode.decoder import HistoryItem, PromptWriter, edge_scores
+from l2d_ray.decode.local_merge import LearntSpread
 from l2d_ray.decode.search import Exchange, SearchRequest, ShardAnswer, ShardHoldings, ShardRequest, begin_search
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
@@ -164,6 +165,7 @@ class Recommender:
         self.backend = backend
         self._logic = logic
         self._manifest = manifest
+        self._spread = LearntSpread()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recommender")
 
     async def recommend(self, request: RecommendationRequest) -> RecommendationAnswer:
@@ -217,7 +219,7 @@ class Recommender:
 
     async def _search(self, request: SearchRequest) -> Exchange:
         """The search with all its answers in, after as many rounds as it takes."""
-        exchange = begin_search(request, self._manifest.num_entries)
+        exchange = begin_search(request, self._manifest.num_entries, self._spread)
         asked = exchange.requests()
         while asked:
             answers = await self.backend.search(asked)

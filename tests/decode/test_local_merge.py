@@ -8,7 +8,7 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from l2d_ray.decode.local import ENTRY, LocalCandidates, LocalRequest, local_candidates
-from l2d_ray.decode.local_merge import SPREAD, LocalMerge, first_limits
+from l2d_ray.decode.local_merge import LEAST_SPREAD, SPREAD, LearntSpread, LocalMerge, first_limits
 from l2d_ray.decode.topk import TopK
 from l2d_ray.index.search import squared_distances
 from l2d_ray.index.shard import Neighbors
@@ -244,6 +244,21 @@ def test_the_first_request_is_a_fraction_of_num_neighbors_where_there_are_many_s
     large, *small = first_limits(100, [7000] + [100] * 30)
     assert 70 < large < 100
     assert max(small) < 10
+
+
+def test_the_spread_is_learnt_until_one_search_in_twenty_needs_a_second_round():
+    """Survivors in clumps of up to 30, in which the spread of single draws is far too small."""
+    rng = np.random.default_rng(0)
+    spread, asked_again = LearntSpread(), []
+    for _ in range(1500):
+        num_survivors = 5 + 30 * rng.random()
+        asked_again.append(float(num_survivors > first_limits(100, [500] * 20, spread=spread.value)[0]))
+        spread.learn(asked_again[-1])
+    assert np.mean(asked_again[:20]) > 0.4
+    assert np.mean(asked_again[-1000:]) == pytest.approx(0.05, abs=0.02)
+    for _ in range(2000):
+        spread.learn(0.0)
+    assert spread.value == LEAST_SPREAD
 
 
 def test_an_entry_is_28_bytes_on_the_wire():
