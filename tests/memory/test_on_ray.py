@@ -173,10 +173,10 @@ def test_two_shards_and_three_recommend_the_same(tmp_path, checkpoint_dir, spec)
     index_dir, histories = tmp_path / "index", [[i, (i + 1) % NUM_ITEMS] for i in range(NUM_ITEMS)]
     answers, covariances = [], []
     for num_shards in (2, 3):
-        manifest = build_index(memory, num_shards, index_dir)
+        manifest = build_index(memory, num_shards, index_dir).manifest
         assert read_manifest(index_dir, fingerprint=memory.fingerprint) == manifest
         assert (manifest.num_shards, sum(manifest.num_entries), manifest.memory_version) == (num_shards, len(memory), memory.version)
-        assert len(list(index_dir.glob("shard-*"))) == num_shards
+        assert len(list((index_dir / manifest.generation).glob("shard-*"))) == num_shards
         decoder = load_latent_decoder(checkpoint_dir, index_dir, DecoderSettings(num_neighbors=20))
         answers.append({name: decoder.recommend(histories, 5, decoder=name).ids for name in DECODERS})
         covariances.append(load_covariance(index_dir))
