@@ -18,6 +18,7 @@ from jobs.cli import run
 from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 from l2d_ray.index.on_ray import build_index
+from l2d_ray.index.plan import IndexOptions
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.loading import read_metadata, resolve_device
 
@@ -25,17 +26,15 @@ from l2d_ray.model.loading import read_metadata, resolve_device
 def main(config: RunConfig) -> dict[str, Any]:
     started, settings = time.monotonic(), config.index
     memory = Memory.open(config.memory_uri, fingerprint=read_metadata(config.checkpoint_dir)["fingerprint"])
+    options = IndexOptions(
+        kind=settings.kind,
+        device=resolve_device(settings.device),
+        is_extended=settings.extend,
+        rebuild_fraction=settings.rebuild_fraction,
+        keeps_previous=settings.keep_previous,
+    )
     with connect(config.ray.address, config.ray.num_cpus):
-        built = build_index(
-            memory,
-            settings.num_shards,
-            config.index_dir,
-            kind=settings.kind,
-            device=resolve_device(settings.device),
-            is_extended=settings.extend,
-            rebuild_fraction=settings.rebuild_fraction,
-            keeps_previous=settings.keep_previous,
-        )
+        built = build_index(memory, settings.num_shards, config.index_dir, options=options)
     return {
         "job": "build_index",
         "index_dir": str(config.index_dir),

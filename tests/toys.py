@@ -11,7 +11,7 @@ from l2d_ray.config import RunConfig, parse_config
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target, UserSequence, iter_sequences, write_part
 from l2d_ray.index.layout import IndexManifest
-from l2d_ray.index.plan import finish_index, make_shard, plan_index
+from l2d_ray.index.plan import IndexOptions, finish_index, make_shard, plan_index
 from l2d_ray.memory.entries import entries_table
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.encoder import Encoder
@@ -105,6 +105,6 @@ def build_toy_run(run_dir: Path, *, num_users: int = 24) -> ToyRun:
 
 
 def build_toy_index(memory: Memory, index_dir: Path, num_shards: int, **options: Any) -> IndexManifest:
-    """The index of a memory, without Ray; options as of ``plan_index``."""
-    plan = plan_index(memory, num_shards, index_dir, **options)
+    """The index of a memory, without Ray; options as in ``IndexOptions``."""
+    plan = plan_index(memory, num_shards, index_dir, options=IndexOptions(**options))
     return finish_index(plan, memory, [make_shard(plan, shard) for shard in range(num_shards)])

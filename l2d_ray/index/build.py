@@ -20,7 +20,7 @@ from l2d_ray.errors import ArtefactError
 from l2d_ray.index.sealed import read_summary, seal
 from l2d_ray.index.segment import SUMMARY as SEGMENT_SUMMARY
 from l2d_ray.index.segment import Rows, item_indexes_of, read_keys, search_bytes, write_segment
-from l2d_ray.index.shard import ARRAY_TO_FIELD, SUMMARY, LiveSegment, buckets_of_shard, verify_shard
+from l2d_ray.index.shard import ARRAY_TO_FIELD, SUMMARY, WITHIN_SCATTER, LiveSegment, buckets_of_shard, verify_shard
 from l2d_ray.memory.checksums import digest_of
 from l2d_ray.memory.statistics import Decay, ItemStatistics, StatisticsBuilder
 from l2d_ray.memory.table import Memory
@@ -38,12 +38,14 @@ class ShardSummary:
 
     Attributes:
         num_entries: live ones.
+        num_items: those with a live entry.
         num_dead: entries in its files that no longer count.
         digest: sum of the live entries' checksums, modulo 2^64.
         statistics_bytes, entries_bytes: what serving keeps in memory for its statistics and, on top, for its entries.
     """
 
     num_entries: int
+    num_items: int
     num_dead: int
     digest: int
     statistics_bytes: int
@@ -93,9 +95,11 @@ def seal_shard(
         arrays = {f"{name}.items.npy": live.item_indexes, f"{name}.dead.npy": live.dead}
         files += [f"{name}/{SEGMENT_SUMMARY}", *_write_arrays(folder, arrays)]
     files += _write_arrays(folder, {f"{name}.npy": getattr(statistics, field) for name, field in ARRAY_TO_FIELD.items()})
+    files += _write_arrays(folder, {WITHIN_SCATTER: statistics.within_scatter()})
     fields = {
         "kind": kind,
         "num_entries": statistics.num_entries,
+        "num_items": len(statistics.counts),
         "num_dead": sum(len(live.dead) for live in segments.values()),
         "digest": f"{digest:016x}",
         "segments": list(segments),
@@ -135,4 +139,5 @@ def _write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> list[str]
 def _read_summary(folder: Path) -> ShardSummary:
     content = read_summary(folder / SUMMARY).fields
     digest = int(content["digest"], 16)
-    return ShardSummary(content["num_entries"], content["num_dead"], digest, content["statistics_bytes"], content["entries_bytes"])
+    names = ("statistics_bytes", "entries_bytes")
+    return ShardSummary(content["num_entries"], content["num_items"], content["num_dead"], digest, *(content[name] for name in names))

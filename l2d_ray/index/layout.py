@@ -38,7 +38,7 @@ class IndexManifest:
 
     Attributes:
         generation: name of the folder that holds it.
-        num_entries: live entries of each shard.
+        num_entries, num_items: live entries of each shard, and items that have one.
         num_dead: entries of each shard's files that no longer count.
         digest: the memory version's, 16 hexadecimal digits.
         half_life_s, reference_time: of the decayed counts.
@@ -52,6 +52,7 @@ class IndexManifest:
     num_shards: int
     generation: str
     num_entries: tuple[int, ...]
+    num_items: tuple[int, ...]
     num_dead: tuple[int, ...]
     digest: str
     half_life_s: int | None

@@ -11,9 +11,8 @@ from tqdm import tqdm
 
 from l2d_ray.errors import L2DError
 from l2d_ray.index.build import ShardSummary
-from l2d_ray.index.extend import REBUILD_FRACTION
 from l2d_ray.index.layout import IndexManifest
-from l2d_ray.index.plan import Action, IndexKindChoice, IndexPlan, finish_index, make_shard, plan_index
+from l2d_ray.index.plan import DEFAULTS, Action, IndexOptions, IndexPlan, finish_index, make_shard, plan_index
 from l2d_ray.memory.table import Memory
 
 
@@ -26,22 +25,10 @@ class IndexBuild:
     reason: str
 
 
-def build_index(
-    memory: Memory,
-    num_shards: int,
-    index_dir: Path,
-    *,
-    kind: IndexKindChoice = "auto",
-    device: str = "cpu",
-    is_extended: bool = True,
-    rebuild_fraction: float = REBUILD_FRACTION,
-    keeps_previous: bool = True,
-) -> IndexBuild:
-    """Bring the index to the memory's open version; arguments as of ``plan_index`` and ``finish_index``."""
-    plan = plan_index(memory, num_shards, index_dir, kind=kind, device=device, is_extended=is_extended, rebuild_fraction=rebuild_fraction)
-    if plan.action == "reused" and plan.base is not None:
-        return IndexBuild(plan.base.manifest, plan.action, plan.reason)
-    manifest = finish_index(plan, memory, _make_shards(plan), keeps_previous=keeps_previous)
+def build_index(memory: Memory, num_shards: int, index_dir: Path, *, options: IndexOptions = DEFAULTS) -> IndexBuild:
+    """Bring the index to the memory's open version."""
+    plan = plan_index(memory, num_shards, index_dir, options=options)
+    manifest = plan.base.manifest if plan.base and plan.action == "reused" else finish_index(plan, memory, _make_shards(plan))
     return IndexBuild(manifest, plan.action, plan.reason)
 
 

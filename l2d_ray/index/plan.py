@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from l2d_ray.errors import ArtefactError
 from l2d_ray.index.build import IndexKind, ShardSummary, build_shard
@@ -21,12 +21,33 @@ from l2d_ray.index.extend import REBUILD_FRACTION, Versions, extend_shard
 from l2d_ray.index.kinds import KindChoice, choose_kind
 from l2d_ray.index.layout import Index, IndexManifest, open_index, publish, remove_generations, shard_dir
 from l2d_ray.index.sealed import read_summary
-from l2d_ray.index.shard import SUMMARY, read_statistics
-from l2d_ray.memory.statistics import within_covariance
+from l2d_ray.index.shard import SUMMARY, WITHIN_SCATTER
+from l2d_ray.memory.statistics import pooled_covariance
 from l2d_ray.memory.table import Memory
 
 IndexKindChoice = KindChoice | Literal["statistics"]
 Action = Literal["built", "extended", "reused"]
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How an index is made.
+
+    Attributes:
+        device: where it will be searched, which decides the kind where that is ``auto``.
+        is_extended: whether an older index may be extended; if not, one that holds dead entries is built anew too.
+        rebuild_fraction: see ``extend_shard``.
+        keeps_previous: whether the index before this one stays until the next swap, for readers that have opened it.
+    """
+
+    kind: IndexKindChoice = "auto"
+    device: str = "cpu"
+    is_extended: bool = True
+    rebuild_fraction: float = REBUILD_FRACTION
+    keeps_previous: bool = True
+
+
+DEFAULTS: Final = IndexOptions()
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,6 @@ class IndexPlan:
     Attributes:
         reason: why the index is built and not extended; empty where it is.
         base: the index that is there, where it is extended or reused.
-        rebuild_fraction: see ``extend_shard``.
     """
 
     action: Action
@@ -47,37 +67,31 @@ class IndexPlan:
     generation: str
     kind: IndexKind
     num_shards: int
-    base: Index | None = None
-    rebuild_fraction: float = REBUILD_FRACTION
+    options: IndexOptions
+    base: Index | None
 
     def shard_dir(self, shard: int) -> Path:
         return shard_dir(self.index_dir / self.generation, shard)
 
 
-def plan_index(
-    memory: Memory,
-    num_shards: int,
-    index_dir: Path,
-    *,
-    kind: IndexKindChoice = "auto",
-    device: str = "cpu",
-    is_extended: bool = True,
-    rebuild_fraction: float = REBUILD_FRACTION,
-) -> IndexPlan:
-    """Reuse the index of this version; extend that of an older one where it has the same shards and kind; else build.
-
-    Args:
-        device: where it will be searched, which decides the kind where that is ``auto``.
-        is_extended: whether an older index may be extended; if not, one that holds dead entries is built anew too.
-    """
-    chosen = kind if kind == "statistics" else choose_kind(-(-len(memory) // num_shards), memory.dim, device=device, wanted=kind)
-    base = _readable(index_dir)
-    action, reason = _decide(base, memory, num_shards, chosen, is_extended)
-    kept = None if action == "built" else base
-    parts = (memory.fingerprint, memory.version, memory.digest, chosen, num_shards, rebuild_fraction, kept and kept.manifest.generation)
-    name = f"v{memory.version}-{blake2b(repr(parts).encode(), digest_size=6).hexdigest()}"
-    generation = base.manifest.generation if base is not None and action == "reused" else name
-    return IndexPlan(action, reason, memory.uri, memory.version, index_dir, generation, chosen, num_shards, kept, rebuild_fraction)
+def plan_index(memory: Memory, num_shards: int, index_dir: Path, *, options: IndexOptions = DEFAULTS) -> IndexPlan:
+    """Reuse the index of this version; extend that of an older one where it has the same shards and kind; else build."""
+    kind, base = _kind(memory, num_shards, options), _readable(index_dir)
+    action, reason = _decide(base, memory, num_shards, kind, options.is_extended)
+    base = None if action == "built" else base
+    parts = (
+        memory.fingerprint,
+        memory.version,
+        memory.digest,
+        kind,
+        num_shards,
+        options.rebuild_fraction,
+        base and base.manifest.generation,
+    )
+    generation = f"v{memory.version}-{blake2b(repr(parts).encode(), digest_size=6).hexdigest()}"
+    if base is not None and action == "reused":
+        generation = base.manifest.generation
+    return IndexPlan(action, reason, memory.uri, memory.version, index_dir, generation, kind, num_shards, options, base)
 
 
 def why_not_extended(manifest: IndexManifest, memory: Memory, num_shards: int, kind: IndexKind) -> str | None:
@@ -109,19 +123,17 @@ def make_shard(plan: IndexPlan, shard: int) -> ShardSummary:
         raise ArtefactError(f"The index at {plan.index_dir} cannot be extended: {reason}; build it with index.extend=false.")
     older = Memory.open(plan.memory_uri, version=plan.base.manifest.memory_version)
     versions = Versions(memory, older, shard, plan.num_shards)
-    return extend_shard(versions, plan.base.shard_dir(shard), folder, rebuild_fraction=plan.rebuild_fraction)
+    return extend_shard(versions, plan.base.shard_dir(shard), folder, rebuild_fraction=plan.options.rebuild_fraction)
 
 
-def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSummary], *, keeps_previous: bool = True) -> IndexManifest:
+def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSummary]) -> IndexManifest:
     """Swap in the finished shards, in order, and delete what no reader can want any more.
-
-    Args:
-        keeps_previous: whether the index before this one stays until the next swap, for readers that have opened it.
 
     Raises ArtefactError where the shards together are not the memory version.
     """
     memory.check_digest(sum(s.digest for s in summaries) % 2**64, sum(s.num_entries for s in summaries))
-    statistics = [read_statistics(read_summary(plan.shard_dir(shard) / SUMMARY)) for shard in range(plan.num_shards)]
+    scatters = [read_summary(plan.shard_dir(shard) / SUMMARY).array(WITHIN_SCATTER) for shard in range(plan.num_shards)]
+    covariance = pooled_covariance(scatters, sum(s.num_entries - s.num_items for s in summaries))
     columns = {field.name: tuple(getattr(s, field.name) for s in summaries) for field in fields(ShardSummary) if field.name != "digest"}
     manifest = IndexManifest(
         memory_version=memory.version,
@@ -136,10 +148,16 @@ def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSumma
         **columns,
     )
     previous = _readable(plan.index_dir)
-    publish(plan.index_dir, manifest, catalogue=memory.catalogue, covariance=within_covariance(statistics))
-    kept = {previous.manifest.generation} if previous is not None and keeps_previous else set()
+    publish(plan.index_dir, manifest, catalogue=memory.catalogue, covariance=covariance)
+    kept = {previous.manifest.generation} if previous is not None and plan.options.keeps_previous else set()
     remove_generations(plan.index_dir, keep={manifest.generation} | kept)
     return manifest
+
+
+def _kind(memory: Memory, num_shards: int, options: IndexOptions) -> IndexKind:
+    if options.kind == "statistics":
+        return "statistics"
+    return choose_kind(-(-len(memory) // num_shards), memory.dim, device=options.device, wanted=options.kind)
 
 
 def _decide(base: Index | None, memory: Memory, num_shards: int, kind: IndexKind, is_extended: bool) -> tuple[Action, str]:

@@ -175,8 +175,12 @@ def with_times(
 
 def within_covariance(parts: Sequence[ItemStatistics]) -> NDArray[np.float64]:
     """(d, d) pooled within-item covariance over parts with disjoint items, unbiased where some item has two entries or more."""
-    degrees = sum(p.num_entries - len(p.counts) for p in parts)
-    total: NDArray[np.float64] = np.sum([p.within_scatter() for p in parts], axis=0)
+    return pooled_covariance([p.within_scatter() for p in parts], sum(p.num_entries - len(p.counts) for p in parts))
+
+
+def pooled_covariance(within_scatters: Sequence[NDArray[np.float64]], degrees: int) -> NDArray[np.float64]:
+    """(d, d) of the parts' ``within_scatter`` (at least one), and their entries less their items."""
+    total: NDArray[np.float64] = np.sum(within_scatters, axis=0)
     return total / max(degrees, 1)
 
 

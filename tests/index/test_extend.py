@@ -10,7 +10,7 @@ import pytest
 from l2d_ray.errors import ArtefactError
 from l2d_ray.index.extend import Versions, extend_shard
 from l2d_ray.index.layout import Index, load_shards, open_index
-from l2d_ray.index.plan import make_shard, plan_index, why_not_extended
+from l2d_ray.index.plan import IndexOptions, make_shard, plan_index, why_not_extended
 from l2d_ray.memory.table import Memory
 from l2d_ray.memory.update import changed_items, expire_before, forget_users, remove_samples, rename_items, retire_items, set_half_life
 from tests.index.memories import (
@@ -178,7 +178,7 @@ def test_without_extension_dead_entries_leave_the_files(memory, tmp_path):
     manifest = build_toy_index(newer, tmp_path / "index", NUM_SHARDS, is_extended=False)
     assert sum(manifest.num_dead) == 0
     assert_is_index_of(open_built(tmp_path / "index"), newer, tmp_path)
-    assert plan_index(newer, NUM_SHARDS, tmp_path / "index", is_extended=False).action == "reused"
+    assert plan_index(newer, NUM_SHARDS, tmp_path / "index", options=IndexOptions(is_extended=False)).action == "reused"
 
 
 def test_a_compressed_index_is_extended_by_a_segment_that_is_searched_exactly(memory, tmp_path):
