@@ -10,6 +10,7 @@ Law (tested): with num_neighbors >= all entries the result equals L2D-G's bit fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.index.search import squared_distances
-from l2d_ray.index.shard import Shard
+from l2d_ray.index.shard import Neighbors, Shard
 
 ENTRY: Final = np.dtype([("squared_distance", "<f8"), ("sample_id", "<i8"), ("prefix", "<f8"), ("item_index", "<i4")])
 """An entry as it travels, 28 bytes. Distances and sample_ids decide who survives and prefixes who is ranked first, so these are sent
-whole; an item_index has 31 bits of room. One packed array a shard: its frame costs less than that of four."""
+whole; an item_index has 31 bits of room."""
 
 PREFIX_BLOCK = 4096
 """Vectors widened to float64 at once, whatever num_neighbors is."""
@@ -46,20 +47,14 @@ class LocalRequest:
     Attributes:
         queries: (b, d) float32.
         limits: (b,) int64, only the so many nearest entries of the shard are wanted,
-        after: (b,) each, of these only such as come after that key (what comes before has been sent),
-        until: (b,) each, and not after that one (what comes after cannot survive).
+        after: of these only such as come after that key (what comes before has been sent); None in the first round,
+        until: and not after that one (what comes after cannot survive); None in the first round.
     """
 
     queries: NDArray[np.float32]
     limits: NDArray[np.int64]
-    after: Keys
-    until: Keys
-
-    @classmethod
-    def nearest(cls, queries: NDArray[np.float32], num_neighbors: int) -> LocalRequest:
-        """All of the shard's ``num_neighbors`` nearest entries of queries (b, d)."""
-        limits = np.full(len(queries), num_neighbors, dtype=np.int64)
-        return cls(queries, limits, *open_range((len(queries),)))
+    after: Keys | None = None
+    until: Keys | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +69,23 @@ class LocalCandidates:
     lengths: NDArray[np.int32]
     entries: NDArray[np.void]
 
+    def __reduce__(self) -> tuple[Callable[[bytes, bytes], LocalCandidates], tuple[bytes, bytes]]:
+        """Pickled as plain bytes: numpy's own frame, 400 bytes, would outweigh the dozen entries of one shard among many."""
+        return _unpickled, (self.lengths.tobytes(), self.entries.tobytes())
 
-def open_range(shape: tuple[int, ...]) -> tuple[Keys, Keys]:
-    """Keys ``after`` and ``until`` that leave no entry out."""
-    ids = np.iinfo(np.int64)
-    return Keys(np.full(shape, -np.inf), np.full(shape, ids.min)), Keys(np.full(shape, np.inf), np.full(shape, ids.max))
+
+def _unpickled(lengths: bytes, entries: bytes) -> LocalCandidates:
+    return LocalCandidates(np.frombuffer(lengths, dtype=np.int32), np.frombuffer(entries, dtype=ENTRY))
 
 
 def local_candidates(shard: Shard, request: LocalRequest) -> LocalCandidates:
     """What a shard sends. An approximate index may find other entries for another limit; none is sent twice for that."""
     found = shard.nearest(request.queries, int(request.limits.max(initial=0)))
     is_wanted = (found.positions >= 0) & (np.arange(found.positions.shape[1]) < request.limits[:, None])
-    is_sent = is_wanted & ~_is_after(found.squared_distances, found.sample_ids, request.after)
-    is_wanted &= ~_is_after(found.squared_distances, found.sample_ids, request.until)
-    starts, stops = is_sent.sum(axis=1), is_wanted.sum(axis=1)
+    starts = (
+        np.zeros(len(is_wanted), dtype=np.int64) if request.after is None else (is_wanted & ~_is_beyond(found, request.after)).sum(axis=1)
+    )
+    stops = (is_wanted if request.until is None else is_wanted & ~_is_beyond(found, request.until)).sum(axis=1)
     lengths = np.maximum(stops - starts, 0).astype(np.int32)
     entries = np.empty(int(lengths.sum()), dtype=ENTRY)
     offsets = np.cumsum(lengths) - lengths
@@ -103,11 +101,12 @@ def local_candidates(shard: Shard, request: LocalRequest) -> LocalCandidates:
     return LocalCandidates(lengths, entries)
 
 
-def _is_after(distances: NDArray[np.float64], sample_ids: NDArray[np.int64], keys: Keys) -> NDArray[np.bool_]:
+def _is_beyond(found: Neighbors, keys: Keys) -> NDArray[np.bool_]:
     """(b, m): whether an entry comes after its query's key."""
-    limit = keys.squared_distances[:, None]
-    is_after: NDArray[np.bool_] = (distances > limit) | ((distances == limit) & (sample_ids > keys.sample_ids[:, None]))
-    return is_after
+    limits = keys.squared_distances[:, None]
+    is_tied = found.squared_distances == limits
+    is_beyond: NDArray[np.bool_] = (found.squared_distances > limits) | (is_tied & (found.sample_ids > keys.sample_ids[:, None]))
+    return is_beyond
 
 
 def _prefixes(

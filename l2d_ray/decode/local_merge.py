@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.decode.linear import Excluded
-from l2d_ray.decode.local import ENTRY, Keys, LocalCandidates, LocalRequest, open_range
+from l2d_ray.decode.local import ENTRY, Keys, LocalCandidates, LocalRequest
 from l2d_ray.decode.topk import TopK, rank
 
 SPREAD: Final = 4.0
@@ -76,7 +76,7 @@ class LocalMerge:
         self._num_neighbors = num_neighbors
         self._sizes = np.asarray(num_entries, dtype=np.int64)[:, None]
         limits = np.repeat(first_limits(num_neighbors, num_entries, spread=spread)[:, None], len(queries), axis=1)
-        self._plan = _Plan(limits > 0, limits, *open_range(limits.shape))
+        self._plan = _Plan(limits > 0, limits)
         self._received: _Received | None = None
 
     @property
@@ -89,9 +89,9 @@ class LocalMerge:
         plan, requests = self._plan, {}
         for shard in np.flatnonzero(plan.is_asked.any(axis=1)).tolist():
             rows = plan.rows(shard)
-            requests[shard] = LocalRequest(
-                self._queries[rows], plan.limits[shard, rows], plan.after.at((shard, rows)), plan.until.at((shard, rows))
-            )
+            after = None if plan.after is None else plan.after.at((shard, rows))
+            until = None if plan.until is None else plan.until.at(rows)
+            requests[shard] = LocalRequest(self._queries[rows], plan.limits[shard, rows], after, until)
         return requests
 
     def add(self, answers: Mapping[int, LocalCandidates]) -> None:
@@ -138,22 +138,22 @@ class LocalMerge:
         is_asked = (num_sent == limits) & (num_sent < self._sizes) & (num_before < self._num_neighbors)
         if not is_asked.any():
             return self._plan.nothing_asked()
-        _, until = open_range(limits.shape)
+        until = Keys(np.full(len(self._queries), np.inf), np.zeros(len(self._queries), dtype=np.int64))
         cut = received.at(received.ranks == self._num_neighbors - 1)
-        until.squared_distances[:, cut.queries] = cut.entries["squared_distance"]
-        until.sample_ids[:, cut.queries] = cut.entries["sample_id"]
+        until.squared_distances[cut.queries] = cut.entries["squared_distance"]
+        until.sample_ids[cut.queries] = cut.entries["sample_id"]
         after = Keys(received.entries["squared_distance"][last], received.entries["sample_id"][last])
         return _Plan(is_asked, np.minimum(num_sent + self._num_neighbors - num_before, self._sizes), after, until)
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """Whether each of s shards is asked for each of b queries, and for what; all (s, b), see LocalRequest."""
+    """Whether each of s shards is asked for each of b queries, and for what: (s, b) each, until (b,); see LocalRequest."""
 
     is_asked: NDArray[np.bool_]
     limits: NDArray[np.int64]
-    after: Keys
-    until: Keys
+    after: Keys | None = None
+    until: Keys | None = None
 
     def rows(self, shard: int) -> NDArray[np.int64]:
         """Queries that the shard is asked for."""

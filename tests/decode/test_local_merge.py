@@ -1,5 +1,6 @@
 """The local decoder's merge: the oracle's answer bit for bit over any partition, and no more asked or sent than its laws allow."""
 
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -201,7 +202,7 @@ def test_prefixes_added_up_in_blocks_are_the_same_bits(monkeypatch: pytest.Monke
     rng = np.random.default_rng(2)
     items = np.where(rng.random(60) < 0.4, 3, rng.integers(0, 9, 60))
     shard = ToyShard(rng.permutation(60), items, (rng.normal(size=(60, 5)) * 30).astype(np.float16))
-    request = LocalRequest.nearest(rng.normal(size=(2, 5)).astype(np.float32), 50)
+    request = LocalRequest(rng.normal(size=(2, 5)).astype(np.float32), np.array([50, 50]))
     whole = local_candidates(shard, request)
     monkeypatch.setattr("l2d_ray.decode.local.PREFIX_BLOCK", block)
     np.testing.assert_array_equal(local_candidates(shard, request).entries, whole.entries)
@@ -262,4 +263,16 @@ def test_the_spread_is_learnt_until_one_search_in_twenty_needs_a_second_round():
 
 
 def test_an_entry_is_28_bytes_on_the_wire():
+    rng = np.random.default_rng(1)
+    shard = ToyShard(np.arange(900), rng.integers(0, 40, 900), rng.normal(size=(900, DIM)).astype(np.float16))
+    sizes = []
+    for limit in (0, 10, 800):
+        sent = local_candidates(shard, LocalRequest(np.zeros((1, DIM), dtype=np.float32), np.array([limit])))
+        received = pickle.loads(pickle.dumps(sent))
+        assert received.lengths.tolist() == [limit]
+        np.testing.assert_array_equal(received.entries, sent.entries)
+        sizes.append(len(pickle.dumps(sent, protocol=5)))
     assert ENTRY.itemsize == 28
+    assert sizes[0] < 150
+    assert sizes[1] - sizes[0] == pytest.approx(10 * 28, abs=8)
+    assert sizes[2] - sizes[0] == pytest.approx(800 * 28, abs=8)
