@@ -19,6 +19,7 @@ from lance.dataset import Transaction
 from lance.fragment import FragmentMetadata
 
 from l2d_ray.errors import ArtefactError, ConflictError, StorageError
+from l2d_ray.memory.deletions import with_named_deletions
 from l2d_ray.memory.layout import manifest_of
 from l2d_ray.memory.state import PROPERTY, MemoryState
 
@@ -59,6 +60,8 @@ def create_table(table_uri: str, schema: pa.Schema, state: MemoryState) -> None:
 def commit(table: lance.LanceDataset, changes: FileChanges, state: MemoryState) -> lance.LanceDataset:
     """The next version; ConflictError where another writer was first, StorageError where it cannot be written."""
     fragments = {fragment.fragment_id: fragment.metadata for fragment in table.get_fragments()}
+    with writing(table.uri):
+        updated = [with_named_deletions(table.uri, fragment) for fragment in changes.updated]
     if not fragments:
         operation = lance.LanceOperation.Merge(_numbered(changes.added), table.schema)
     else:
@@ -67,7 +70,7 @@ def commit(table: lance.LanceDataset, changes: FileChanges, state: MemoryState) 
         unchanged = [] if lowest in touched else [fragments[lowest]]
         operation = lance.LanceOperation.Update(
             removed_fragment_ids=list(changes.removed),
-            updated_fragments=[*changes.updated, *unchanged],
+            updated_fragments=[*updated, *unchanged],
             new_fragments=list(changes.added),
         )
     return _commit(table, operation, state)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from l2d_ray.errors import ArtefactError
+from l2d_ray.memory.storage import location, read_bytes, remove_file, write_bytes
 
 FOLDER: Final = "files"
 
@@ -27,20 +26,15 @@ def write_table(uri: str, stem: str, table: pa.Table) -> str:
     pq.write_table(table, sink)
     content = sink.getvalue().to_pybytes()
     name = f"{stem}-{_hash(content)}.parquet"
-    _write(uri, f"{FOLDER}/{name}", content)
+    write_bytes(uri, f"{FOLDER}/{name}", content)
     return name
 
 
 def read_table(uri: str, name: str, schema: pa.Schema) -> pa.Table:
     """A stored table; ArtefactError names a file that is missing or changed."""
-    filesystem, path = location(uri)
-    try:
-        with filesystem.open_input_stream(f"{path}/{FOLDER}/{name}") as stream:
-            content = stream.read()
-    except OSError:
-        content = b""
+    content = read_bytes(uri, f"{FOLDER}/{name}") or b""
     if _hash(content) != name.rpartition("-")[2].removesuffix(".parquet"):
-        raise ArtefactError(f"{path}/{FOLDER}/{name} is missing, truncated or changed; restore the memory's files, or build it again.")
+        raise ArtefactError(f"{uri}/{FOLDER}/{name} is missing, truncated or changed; restore the memory's files, or build it again.")
     return pq.read_table(pa.BufferReader(content), schema=schema)
 
 
@@ -56,39 +50,19 @@ def remove_unused(uri: str, used: set[str], *, older_than_s: float) -> int:
 
 def remove(uri: str, names: set[str]) -> None:
     """Delete stored tables; those that are gone already are passed over."""
-    filesystem, path = location(uri)
-    for info in filesystem.get_file_info([f"{path}/{FOLDER}/{name}" for name in sorted(names)]):
-        if info.type == fs.FileType.File:
-            filesystem.delete_file(info.path)
+    for name in names:
+        remove_file(uri, f"{FOLDER}/{name}")
 
 
 def read_text(uri: str, name: str) -> str | None:
     """A small text file beside the tables; None where it is absent."""
-    filesystem, path = location(uri)
-    if filesystem.get_file_info(f"{path}/{name}").type != fs.FileType.File:
-        return None
-    with filesystem.open_input_stream(f"{path}/{name}") as stream:
-        return str(stream.read().decode())
+    content = read_bytes(uri, name)
+    return None if content is None else content.decode()
 
 
 def write_text(uri: str, name: str, text: str) -> None:
     """Write or replace a small text file beside the tables, whole or not at all."""
-    _write(uri, name, text.encode())
-
-
-def location(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a memory, and the memory's path in it."""
-    filesystem, path = fs.FileSystem.from_uri(uri if "://" in uri else str(Path(uri).absolute()))
-    return filesystem, path.rstrip("/")
-
-
-def _write(uri: str, name: str, content: bytes) -> None:
-    filesystem, path = location(uri)
-    filesystem.create_dir(f"{path}/{name}".rpartition("/")[0], recursive=True)
-    partial = f"{path}/{name}.{uuid4().hex}.partial"
-    with filesystem.open_output_stream(partial) as stream:
-        stream.write(content)
-    filesystem.move(partial, f"{path}/{name}")
+    write_bytes(uri, name, text.encode())
 
 
 def _hash(content: bytes) -> str:

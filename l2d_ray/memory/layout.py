@@ -17,7 +17,7 @@ from lance.fragment import FragmentMetadata
 from pyarrow import fs
 
 from l2d_ray.errors import ArtefactError
-from l2d_ray.memory.files import location
+from l2d_ray.memory.storage import location
 
 LANCE_ERRORS = (OSError, ValueError, RuntimeError, KeyError)
 """What Lance raises for files that are missing or not what they should be."""

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.errors import ArtefactError
 from l2d_ray.memory.commits import NO_CHANGES, FileChanges, commit, create_table, restore, state_of, writing
+from l2d_ray.memory.deletions import check_deletions
 from l2d_ray.memory.difference import Difference, RowVersions, rows_without
 from l2d_ray.memory.entries import NOTHING_WRITTEN, EntryBatch, WrittenEntries, read_fragment, write_entries
 from l2d_ray.memory.files import read_table, write_table
@@ -230,6 +231,7 @@ class Memory:
         data, *others = files_of(self._entries.uri, fragment.metadata)
         where = " or ".join([data, *others, manifest_of(self._entries.uri, self.version)])
         with Reading(lambda: where):
+            check_deletions(self._entries.uri, fragment.metadata)
             yield from read_fragment(fragment, condition, with_vectors=with_vectors, batch_rows=batch_rows, where=where)
 
     def _changed_files(self, other: Memory) -> list[LanceFragment]:
