@@ -22,6 +22,7 @@ from l2d_ray.index.kinds import KindChoice, choose_kind
 from l2d_ray.index.layout import Index, IndexManifest, open_index, publish, remove_generations, shard_dir
 from l2d_ray.index.sealed import read_summary
 from l2d_ray.index.shard import SUMMARY, WITHIN_SCATTER
+from l2d_ray.memory.commits import writing
 from l2d_ray.memory.statistics import pooled_covariance
 from l2d_ray.memory.table import Memory
 
@@ -114,16 +115,17 @@ def why_not_extended(manifest: IndexManifest, memory: Memory, num_shards: int, k
 
 
 def make_shard(plan: IndexPlan, shard: int) -> ShardSummary:
-    """Make one shard of a plan, unless it is there. ArtefactError where its base cannot be extended."""
+    """Make one shard of a plan, unless it is there. ArtefactError where its base cannot be extended, StorageError where a disk is full."""
     memory, folder = Memory.open(plan.memory_uri, version=plan.memory_version), plan.shard_dir(shard)
-    if plan.base is None:
-        return build_shard(memory, shard, plan.num_shards, folder, kind=plan.kind)
-    reason = why_not_extended(plan.base.manifest, memory, plan.num_shards, plan.kind)
-    if reason is not None:
-        raise ArtefactError(f"The index at {plan.index_dir} cannot be extended: {reason}; build it with index.extend=false.")
-    older = Memory.open(plan.memory_uri, version=plan.base.manifest.memory_version)
-    versions = Versions(memory, older, shard, plan.num_shards)
-    return extend_shard(versions, plan.base.shard_dir(shard), folder, rebuild_fraction=plan.options.rebuild_fraction)
+    with writing(str(plan.index_dir)):
+        if plan.base is None:
+            return build_shard(memory, shard, plan.num_shards, folder, kind=plan.kind)
+        reason = why_not_extended(plan.base.manifest, memory, plan.num_shards, plan.kind)
+        if reason is not None:
+            raise ArtefactError(f"The index at {plan.index_dir} cannot be extended: {reason}; build it with index.extend=false.")
+        older = Memory.open(plan.memory_uri, version=plan.base.manifest.memory_version)
+        versions = Versions(memory, older, shard, plan.num_shards)
+        return extend_shard(versions, plan.base.shard_dir(shard), folder, rebuild_fraction=plan.options.rebuild_fraction)
 
 
 def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSummary]) -> IndexManifest:
@@ -148,7 +150,8 @@ def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSumma
         **columns,
     )
     previous = _readable(plan.index_dir)
-    publish(plan.index_dir, manifest, catalogue=memory.catalogue, covariance=covariance)
+    with writing(str(plan.index_dir)):
+        publish(plan.index_dir, manifest, catalogue=memory.catalogue, covariance=covariance)
     kept = {previous.manifest.generation} if previous is not None and plan.options.keeps_previous else set()
     remove_generations(plan.index_dir, keep={manifest.generation} | kept)
     return manifest

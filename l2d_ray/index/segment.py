@@ -12,6 +12,8 @@ Written by two passes over a stream of rows: the first reads keys and finds each
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +139,7 @@ def write_segment(folder: Path, keys: RowKeys, rows: Iterable[Rows], *, catalogu
     """
     folder.mkdir(parents=True)
     order = np.lexsort((keys.sample_ids, keys.item_indexes))
-    vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float16, shape=(len(keys), dim))
+    vectors = _allocate_vectors(folder / "vectors.npy", len(keys), dim)
     _place_vectors(vectors, keys, order, rows)
     items, slots = np.unique(keys.item_indexes[order], return_inverse=True)
     segment = Segment(vectors, keys.sample_ids[order], slots.astype(np.int32), _narrowed(keys.timestamps[order]), keys.checksums[order])
@@ -186,6 +188,15 @@ def search_bytes(folder: Path) -> int:
         return (folder / CODES).stat().st_size
     num_entries = read_summary(folder / SUMMARY).fields["num_entries"]
     return (folder / "vectors.npy").stat().st_size + 4 * int(num_entries)
+
+
+def _allocate_vectors(path: Path, num_entries: int, dim: int) -> NDArray[np.float16]:
+    """A memory-mapped array to be filled. OSError where the disk has no room for it: found here, since writing to the map would crash."""
+    vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(num_entries, dim))
+    if sys.platform == "linux":
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return vectors
 
 
 def _place_vectors(vectors: NDArray[np.float16], keys: RowKeys, order: NDArray[np.int64], rows: Iterable[Rows]) -> None:

@@ -1,9 +1,11 @@
 """Shards built from a memory: a partition of it, in order, with the right statistics, whatever their number; swapped in whole."""
 
+import resource
+
 import numpy as np
 import pytest
 
-from l2d_ray.errors import ArtefactError
+from l2d_ray.errors import ArtefactError, StorageError
 from l2d_ray.index.build import build_shard
 from l2d_ray.index.layout import load_catalogue, load_covariance, load_shards, open_index, read_manifest, shard_dir
 from l2d_ray.index.plan import finish_index, make_shard, plan_index
@@ -213,6 +215,19 @@ def test_an_item_that_the_catalogue_lacks_is_refused(tmp_path):
     memory = make_memory(str(tmp_path / "memory"), np.zeros(2, dtype=np.int64), num_commits=1)
     with pytest.raises(ArtefactError, match=r"holds item 'item-99', which its catalogue lacks"):
         build_shard(append_rows(memory, [99], first=50), 0, 1, tmp_path / "shard")
+
+
+def test_a_full_disk_is_a_sentence_and_the_build_goes_on_later(memory, tmp_path):
+    """A limit on the size of files stands for the disk: refused before the memory-mapped vectors are touched."""
+    plan, (soft, hard) = plan_index(memory, 2, tmp_path / "index"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(StorageError, match=r"Writing to .*index failed .*run the same again"):
+            make_shard(plan, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    build_toy_index(memory, tmp_path / "index", 2)
+    assert entries_of(open_built(tmp_path / "index")) == rows_of(memory)
 
 
 def test_an_index_of_another_model_is_refused_naming_both(memory, tmp_path):
