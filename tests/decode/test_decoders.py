@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.decode.linear import precision_matrix
+from l2d_ray.decode.linear import WhitenedDecoder, precision_matrix
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard, shard_of_arrays
-from l2d_ray.memory.statistics import merge_statistics, statistics_of, within_covariance
+from l2d_ray.memory.statistics import NO_DECAY, Decay, merge_statistics, statistics_of, within_covariance
 
 NUM_ITEMS, DIM = 12, 4
 
@@ -115,6 +115,18 @@ def test_whitened_scores_over_any_partition_equal_the_formula(drawn):
         expected += defaults.prior_weight * np.log(statistics.counts[rows] + 1)
         np.testing.assert_allclose(scores[ids >= 0], expected, rtol=1e-4, atol=1e-4)
         assert len(rows) == len(statistics.item_indexes)
+
+
+def test_the_prior_of_the_whitened_decoder_follows_decayed_counts():
+    """Two items in one place: with a half-life the one chosen lately comes first, without one the one chosen more often."""
+    items = np.array([0] * 5 + [1] * 3)
+    vectors, times = np.ones((8, DIM), dtype=np.float16), np.array([0] * 5 + [1000] * 3)
+    query, precision = np.ones((1, DIM), dtype=np.float32), np.eye(DIM)
+    for decay, order, weights in ((NO_DECAY, [0, 1], [5, 3]), (Decay(100, 1000), [1, 0], [3, 5 * 2.0**-10])):
+        statistics = statistics_of(items, vectors, times, decay=decay)
+        found = WhitenedDecoder(statistics, precision, prior_weight=2.0).top_k(query, 2)
+        assert found.ids.tolist() == [order]
+        np.testing.assert_allclose(found.scores[0], DIM / 2 + 2.0 * np.log1p(weights), rtol=1e-6)
 
 
 @settings(max_examples=100, deadline=None)

@@ -2,14 +2,17 @@
 
 import asyncio
 import itertools
+from functools import partial
 
 import pytest
 
+from l2d_ray.decode.local_merge import LearntSpread
 from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import RequestError
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.messages import RecommendationAnswer, RecommendationRequest
 from l2d_ray.serve.service import Recommender
+from tests.serve.conftest import NUM_SHARDS
 
 
 @pytest.fixture
@@ -31,6 +34,27 @@ def test_the_composition_equals_the_oracle(tiny_run, recommend):
         assert answer.decoder == decoder
         num_checked += len(answer.items)
     assert num_checked > 1000
+
+
+def test_a_second_round_asks_only_who_may_hold_more_and_gives_the_oracle_s_items(
+    tiny_run, artefacts: ServedArtefacts, backend, monkeypatch: pytest.MonkeyPatch
+):
+    rounds: list[list[int]] = []
+
+    async def noted(requests):
+        rounds.append(sorted(requests))
+        return {shard: backend.searchers[shard].search(request) for shard, request in requests.items()}
+
+    monkeypatch.setattr(backend, "search", noted)
+    monkeypatch.setattr("l2d_ray.serve.service.LearntSpread", partial(LearntSpread, 0.0))
+    recommender = Recommender(artefacts.load_logic(), backend, artefacts.manifest)
+    for history in tiny_run.histories(10, seed=5):
+        body = RecommendationRequest(history=tiny_run.as_sent(history), k=60, decoder="local", num_neighbors=25)
+        answer = asyncio.run(recommender.recommend(body))
+        assert [i.item_id for i in answer.items] == tiny_run.expected_ids(history, 60, decoder="local", num_neighbors=25)
+    assert rounds.count(list(range(NUM_SHARDS))) == 10
+    assert 0 < len(rounds) - 10 <= 10
+    assert all(len(asked) < NUM_SHARDS for asked in rounds if asked != list(range(NUM_SHARDS)))
 
 
 @pytest.mark.parametrize("num_neighbors", [1, 30, 100_000])
