@@ -2,8 +2,7 @@
 
 Uniform random vectors say nothing of an index; states are anisotropic and clustered. ``real_states`` encodes MovieLens-100K's training and
 validation samples with SmolLM2-135M as it comes (d = 576), once, and keeps the arrays. ``write_jittered`` makes a larger memory of
-them: copies of every state, moved by Gaussian noise whose length is ``JITTER`` times the distance from the state to its nearest
-neighbours, with the covariance of the states' residuals, so that a copy is about as far from its source as another real state is.
+them: copies of every state, moved by half the distance to its tenth nearest state, in directions in which near states differ.
 """
 
 from __future__ import annotations
@@ -19,10 +18,15 @@ from jobs.train import base_model
 from l2d_ray.config import RunConfig
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import iter_sequences
+from l2d_ray.index.exact import ExactSearch
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.schema import TRAIN, VALID
 from l2d_ray.text.harvest import harvest
 from l2d_ray.text.prompts import tokenize_titles
+
+JITTER = 0.5
+NEIGHBOR = 10
+WRITE_ROWS = 65536
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,3 +74,51 @@ def _encode(run_dir: Path, max_users: int | None) -> tuple[NDArray[np.generic], 
         arrays.append(encoder.encode_windows(found.windows).astype(dtype))
         arrays.append(np.array(catalogue.indexes_of([target.item_id for target in found.targets]), dtype=np.int64))
     return tuple(arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """A made memory, sorted by item as a shard is: vectors (n, d) float16, memory-mapped; item_indexes and sample_ids (n,) int64."""
+
+    vectors: NDArray[np.float16]
+    item_indexes: NDArray[np.int64]
+    sample_ids: NDArray[np.int64]
+
+
+def jittered_entries(states: States, size: int, folder: Path, *, seed: int = 0) -> Entries:
+    """``size`` entries, written once into ``folder``: every state (where size allows) and moved copies of it.
+
+    The first copy of a state is the state itself. A moved copy is a Gaussian step away whose covariance has the shape of the covariance
+    of differences between near states, and whose root-mean-square length is ``JITTER`` times the state's distance to its
+    ``NEIGHBOR``-th nearest state.
+    """
+    path = folder / f"vectors-{size}.npy"
+    by_item = np.argsort(states.item_indexes, kind="stable")
+    sources = by_item[np.arange(size) * len(by_item) // size]
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        steps, lengths = _steps(states.vectors, seed)
+        partial = path.with_suffix(".partial")
+        written = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=(size, states.vectors.shape[1]))
+        rng = np.random.default_rng(seed)
+        is_copy = np.diff(sources, prepend=-1) == 0
+        for start in range(0, size, WRITE_ROWS):
+            rows = slice(start, start + WRITE_ROWS)
+            block = states.vectors[sources[rows]].astype(np.float32)
+            noise = rng.standard_normal(block.shape, dtype=np.float32) @ steps
+            written[rows] = block + noise * (lengths[sources[rows]] * is_copy[rows])[:, None]
+        written.flush()
+        partial.rename(path)
+    sample_ids = np.random.default_rng(seed).permutation(size).astype(np.int64)
+    return Entries(np.load(path, mmap_mode="r"), states.item_indexes[sources], sample_ids)
+
+
+def _steps(vectors: NDArray[np.float16], seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A factor (d, d) that gives standard normals the steps' covariance, of mean squared length 1; and every state's step length (n,)."""
+    found = ExactSearch(vectors, np.arange(len(vectors))).nearest(vectors.astype(np.float32), NEIGHBOR + 1)
+    drawn = np.random.default_rng(seed).choice(len(vectors), min(len(vectors), 4 * vectors.shape[1]), replace=False)
+    differences = vectors[found.positions[drawn, -1]].astype(np.float64) - vectors[drawn]
+    covariance = differences.T @ differences
+    values, axes = np.linalg.eigh(covariance / np.trace(covariance))
+    factor = (axes * np.sqrt(values.clip(min=0))).T
+    return factor.astype(np.float32), (JITTER * np.sqrt(found.keys[:, -1])).astype(np.float32)

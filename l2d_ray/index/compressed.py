@@ -1,25 +1,33 @@
-"""Compressed search of one segment: an inverted file of RaBitQ codes in memory, its candidates re-scored from the float16 vectors on disk.
+"""Compressed search of one segment: codes in memory find candidates, their distances come from the float16 vectors on disk.
 
-The codes (faiss, ``codes.faiss`` in the segment's folder) find ``candidates_per_neighbor`` times as many rows as are wanted; their
-distances are then computed in float64 from the memory-mapped vectors. So every distance is exact and every tie goes to the smaller
-sample_id; what is approximate is which rows were candidates (index recall).
+The codes are an inverted file of RaBitQ codes (one bit a dimension and two floats, Gao & Long 2024), made and searched by faiss. They find
+``candidates_per_neighbor`` times as many rows as are wanted; those are re-scored in float64 from the memory-mapped vectors. So every
+distance is exact and every tie goes to the smaller sample_id; what is approximate is which rows became candidates (index recall).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from l2d_ray.errors import ArtefactError
-from l2d_ray.index.search import Smallest, squared_distances
+from l2d_ray.errors import ArtefactError, ConfigError
+from l2d_ray.index.search import Smallest, nearest_of
 
 CODES = "codes.faiss"
-BLOCK_ROWS = 65536
-ROWS_PER_LIST = 64
-"""Training rows for each list's centroid."""
+NUM_PROBES = 64
+CANDIDATES_PER_NEIGHBOR = 4
+BLOCK_ROWS = 32768
+SAMPLE_ROWS_PER_LIST = 40
+ROWS_PER_LIST = 600
+"""At least: the centroids (4 d bytes each) must stay a small share of the codes (d / 8 + 8 bytes a row)."""
+MANY_LISTS = 4096
+"""From here on rows find their list through a graph over the centroids instead of comparing with all of them."""
 
 
 class CompressedSearch:
@@ -37,71 +45,112 @@ class CompressedSearch:
 
     def __init__(
         self,
-        codes: faiss.Index,
+        codes: Any,
         vectors: NDArray[np.float16],
         sample_ids: NDArray[np.int64],
         *,
-        num_probes: int = 64,
-        candidates_per_neighbor: int = 4,
+        num_probes: int = NUM_PROBES,
+        candidates_per_neighbor: int = CANDIDATES_PER_NEIGHBOR,
     ) -> None:
         self._codes = codes
         self._vectors = vectors
         self._sample_ids = sample_ids
-        self._num_probes = num_probes
-        self._candidates_per_neighbor = candidates_per_neighbor
+        self.num_probes = num_probes
+        self.candidates_per_neighbor = candidates_per_neighbor
 
     @staticmethod
-    def build(vectors: NDArray[np.float16], folder: Path, *, num_lists: int | None = None, seed: int = 0) -> Path:
-        """Write the codes of vectors (n, d), n >= 1, into ``folder``; reads them in blocks, so memory holds codes and a training sample."""
+    def build(
+        vectors: NDArray[np.float16],
+        folder: Path,
+        *,
+        num_lists: int | None = None,
+        seed: int = 0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Path:
+        """Write the codes of vectors (n, d), n >= 1, into ``folder``, and return the file's path.
+
+        Reads the vectors in blocks: memory holds the codes and a training sample. The same vectors and seed give the same codes.
+        ``on_progress`` is told the rows of each block.
+        """
+        faiss = _faiss()
         num_rows, dim = vectors.shape
         lists = num_lists or choose_num_lists(num_rows)
-        codes = faiss.index_factory(dim, f"IVF{lists},RaBitQ")
-        drawn = np.random.default_rng(seed).choice(num_rows, min(num_rows, lists * ROWS_PER_LIST), replace=False)
-        codes.train(vectors[np.sort(drawn)].astype(np.float32))
+        graph = "_HNSW32" if lists >= MANY_LISTS else ""
+        codes = faiss.index_factory(dim, f"IVF{lists}{graph},RaBitQ")
+        codes.cp.seed = seed + 1
+        drawn = np.random.default_rng(seed).choice(num_rows, min(num_rows, lists * SAMPLE_ROWS_PER_LIST), replace=False)
+        codes.train(_widened(vectors[np.sort(drawn)]))
         for start in range(0, num_rows, BLOCK_ROWS):
-            codes.add(vectors[start : start + BLOCK_ROWS].astype(np.float32))
+            block = _widened(vectors[start : start + BLOCK_ROWS])
+            codes.add(block)
+            if on_progress:
+                on_progress(len(block))
         faiss.write_index(codes, str(folder / CODES))
         return folder / CODES
 
     @classmethod
-    def open(
-        cls,
-        folder: Path,
-        vectors: NDArray[np.float16],
-        sample_ids: NDArray[np.int64],
-        *,
-        num_probes: int = 64,
-        candidates_per_neighbor: int = 4,
-    ) -> CompressedSearch:
-        """Read what ``build`` wrote; ArtefactError where it is not of these vectors."""
-        codes = faiss.read_index(str(folder / CODES))
+    def open(cls, folder: Path, vectors: NDArray[np.float16], sample_ids: NDArray[np.int64], **settings: int) -> CompressedSearch:
+        """Read what ``build`` wrote; ``settings`` as the class takes them. ArtefactError where it does not fit the vectors."""
+        path = folder / CODES
+        try:
+            codes = _faiss().read_index(str(path))
+        except RuntimeError as error:
+            raise ArtefactError(f"{path} is missing or damaged ({str(error).splitlines()[0]}); build the index again.") from None
         if (codes.ntotal, codes.d) != vectors.shape:
             raise ArtefactError(
-                f"{folder / CODES} holds {codes.ntotal} codes of width {codes.d}, the vectors are {vectors.shape}; build again."
+                f"{path} holds {codes.ntotal} codes of vectors {codes.d} wide, the segment has {vectors.shape[0]} of {vectors.shape[1]}; "
+                "build the index again."
             )
-        return cls(codes, vectors, sample_ids, num_probes=num_probes, candidates_per_neighbor=candidates_per_neighbor)
+        return cls(codes, vectors, sample_ids, **settings)
 
     def __len__(self) -> int:
         return len(self._vectors)
 
     def nearest(self, queries: NDArray[np.float32], num_neighbors: int, *, dead: NDArray[np.int64] | None = None) -> Smallest:
-        """As ``ExactSearch.nearest``; distances are exact, some of the nearest rows may be missing."""
-        dead = np.zeros(0, dtype=np.int64) if dead is None else dead
-        num_candidates = min(len(self), num_neighbors * self._candidates_per_neighbor + len(dead))
-        result = Smallest(np.full((len(queries), num_neighbors), -1, dtype=np.int64), np.full((len(queries), num_neighbors), np.inf))
-        if not num_candidates or not len(queries):
+        """As ``ExactSearch.nearest``: the distances are exact, some of the nearest rows may be missing."""
+        result = Smallest.padding(len(queries), num_neighbors)
+        num_candidates = min(len(self), num_neighbors * self.candidates_per_neighbor)
+        if not (num_candidates and len(queries)):
             return result
-        parameters = faiss.IVFSearchParameters(nprobe=self._num_probes)
-        _, candidates = self._codes.search(queries, num_candidates, params=parameters)
-        for query, found in enumerate(candidates):
-            found = np.setdiff1d(found[found >= 0], dead)
-            keys = squared_distances(queries[query], self._vectors[found])
-            order = np.lexsort((self._sample_ids[found], keys))[:num_neighbors]
-            result.positions[query, : len(order)] = found[order]
-            result.keys[query, : len(order)] = keys[order]
+        candidates = self._candidates(queries, num_candidates, dead)
+
+        def rescore(row: int) -> None:
+            found = np.sort(candidates[row][candidates[row] >= 0])
+            nearest = nearest_of(queries[row], found, num_neighbors, vectors=self._vectors, sample_ids=self._sample_ids)
+            result.put(row, *nearest)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(rescore, range(len(queries))))
         return result
+
+    def _candidates(self, queries: NDArray[np.float32], num_candidates: int, dead: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """(b, num_candidates) positions, -1 where there are fewer."""
+        faiss = _faiss()
+        settings = {"nprobe": self.num_probes, "qb": 8}
+        if dead is not None and len(dead):
+            settings["sel"] = faiss.IDSelectorNot(faiss.IDSelectorBatch(dead))
+        parameters = faiss.IVFRaBitQSearchParameters(**settings)
+        found: NDArray[np.int64] = self._codes.search(np.ascontiguousarray(queries), num_candidates, params=parameters)[1]
+        return found
 
 
 def choose_num_lists(num_rows: int) -> int:
     """Lists of an inverted file over ``num_rows`` rows."""
     return max(1, min(int(4 * num_rows**0.5), num_rows // ROWS_PER_LIST))
+
+
+def _widened(rows: NDArray[np.float16]) -> NDArray[np.float32]:
+    """float32, by torch: its cast is vectorised, numpy's is not."""
+    wide: NDArray[np.float32] = torch.from_numpy(np.array(rows)).float().numpy()
+    return wide
+
+
+def _faiss() -> Any:
+    """faiss comes with an extra, so that an installation without compressed search needs none."""
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError(
+            "The compressed kind of index needs faiss; install l2d_ray[cpu] or l2d_ray[gpu], or choose the exact kind."
+        ) from None
+    return faiss

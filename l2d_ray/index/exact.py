@@ -1,11 +1,26 @@
-"""Exact search of one segment: every row is considered, and the answer is that of a brute-force search in float64."""
+"""Exact search of one segment: every row is considered, and the answer is that of a brute-force search in float64.
+
+Two ways, the same answer. ``dense``: a matrix product with every whole row and a top-k, in blocks, on any torch device
+(``index.search``). ``pruned``, on the CPU: a product with a few columns bounds all distances from below (``index.pruning``), and only
+rows that the bounds cannot rule out get their full distance (``index.scan``).
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from l2d_ray.index.pruning import Axes, PrunedRows, spread_rows
+from l2d_ray.index.scan import nearest_by_bounds
 from l2d_ray.index.search import RowBlocks, Smallest, smallest, squared_distances
+
+Way = Literal["dense", "pruned"]
+
+MIN_PRUNED_ROWS = 4096
+HEAD_WIDTH = 96
+SAMPLE_ROWS = 16384
 
 
 class ExactSearch:
@@ -15,17 +30,29 @@ class ExactSearch:
         vectors: (n, d) float16, may be memory-mapped.
         sample_ids: (n,) int64, distinct; break ties, smaller first.
         device: where torch computes.
+        way: see the module; None chooses.
     """
 
     kind = "exact"
 
-    def __init__(self, vectors: NDArray[np.float16], sample_ids: NDArray[np.int64], *, device: str = "cpu") -> None:
+    def __init__(self, vectors: NDArray[np.float16], sample_ids: NDArray[np.int64], *, device: str = "cpu", way: Way | None = None) -> None:
         self._vectors = vectors
         self._sample_ids = sample_ids
-        self._blocks = RowBlocks(vectors, device=device)
+        self.way: Way = way or ("pruned" if device == "cpu" and len(vectors) >= MIN_PRUNED_ROWS else "dense")
+        self._rows: RowBlocks | PrunedRows
+        if self.way == "pruned":
+            axes = Axes.of(spread_rows(vectors, SAMPLE_ROWS), min(HEAD_WIDTH, vectors.shape[1]))
+            self._rows = PrunedRows(vectors, axes)
+        else:
+            self._rows = RowBlocks(vectors, device=device)
 
     def __len__(self) -> int:
         return len(self._vectors)
+
+    @property
+    def num_bytes(self) -> int:
+        """What it holds beside the vectors."""
+        return self._rows.num_bytes
 
     def nearest(self, queries: NDArray[np.float32], num_neighbors: int, *, dead: NDArray[np.int64] | None = None) -> Smallest:
         """The rows of smallest (squared distance, sample_id) for each query.
@@ -37,9 +64,11 @@ class ExactSearch:
 
         Returns: (b, num_neighbors) positions, and their squared distances in float64.
         """
+        if isinstance(self._rows, PrunedRows):
+            return nearest_by_bounds(queries, self._rows, num_neighbors, vectors=self._vectors, sample_ids=self._sample_ids, dead=dead)
         return smallest(
             queries,
-            self._blocks,
+            self._rows,
             num_neighbors,
             ids=self._sample_ids,
             exact_keys=lambda query, positions: squared_distances(queries[query], self._vectors[positions]),

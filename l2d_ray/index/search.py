@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 UNIT_ROUNDOFF = 2.0**-24
 SLACK = 32
 """Candidates taken beyond k in the first attempt."""
+CHUNK_FLOATS = 32768
+"""Numbers widened at a time: what fits the second-level cache, and what torch does on one thread."""
 
 ExactKeys = Callable[[int, NDArray[np.int64]], NDArray[np.float64]]
 """(query's position, rows' positions (m,)) -> their keys (m,) in float64."""
@@ -30,6 +32,16 @@ class Smallest:
     positions: NDArray[np.int64]
     keys: NDArray[np.float64]
 
+    @classmethod
+    def padding(cls, num_queries: int, k: int) -> Smallest:
+        """Nothing found."""
+        return cls(np.full((num_queries, k), -1, dtype=np.int64), np.full((num_queries, k), np.inf))
+
+    def put(self, row: int, positions: NDArray[np.int64], keys: NDArray[np.float64]) -> None:
+        """Fill a row, as far as there is something, while the result is being made."""
+        self.positions[row, : len(positions)] = positions
+        self.keys[row, : len(keys)] = keys
+
 
 class RowBlocks:
     """The rows r_v (n, d) and offsets b_v (n,) on a device, read in blocks of bounded size.
@@ -37,7 +49,8 @@ class RowBlocks:
     Args:
         rows: (n, d) float16 or float32, may be memory-mapped.
         offsets: (n,) float32 or None for the rows' squared norms.
-        cache_bytes: a float32 copy of rows is kept on the device where it is no larger than this; rows that are there in float32 are shared.
+        cache_bytes: a float32 copy of rows is kept on the device where it is no larger than this; rows that are there in float32 are
+            shared.
     """
 
     def __init__(
@@ -110,7 +123,7 @@ def smallest(
     offsets = np.zeros(num_queries) if query_offsets is None else query_offsets
     norms = np.sqrt(np.square(queries.astype(np.float64)).sum(axis=1))
     error = 4 * (queries.shape[1] + 8) * UNIT_ROUNDOFF * (norms * blocks.largest_norm + blocks.largest_offset + np.abs(offsets))
-    result = Smallest(np.full((num_queries, k), -1, dtype=np.int64), np.full((num_queries, k), np.inf))
+    result = Smallest.padding(num_queries, k)
     pending, num_candidates = np.arange(num_queries if k and len(blocks) else 0), k + SLACK
     while len(pending):
         banned = None if excluded is None else [excluded[int(i)] for i in pending]
@@ -121,8 +134,7 @@ def smallest(
             order = np.lexsort((ids[found], keys))[:k]
             if len(order) == k and keys[order[-1]] >= bound - error[query]:
                 unsure.append(query)
-            result.positions[query, : len(order)] = found[order]
-            result.keys[query, : len(order)] = keys[order]
+            result.put(int(query), found[order], keys[order])
         pending, num_candidates = np.array(unsure, dtype=np.int64), 2 * num_candidates
     return result
 
@@ -157,8 +169,26 @@ def _candidates(
 
 
 def squared_distances(query: NDArray[np.float32], rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(m,) float64 |q - r|^2 of rows (m, d): each row's value is the same whatever rows stand beside it."""
-    difference = rows.astype(np.float64) - query.astype(np.float64)
-    np.square(difference, out=difference)
-    total: NDArray[np.float64] = difference.sum(axis=1)
+    """(m,) float64 |q - r|^2 of rows (m, d): each row's value is the same whatever rows stand beside it.
+
+    In chunks that stay in the cache; float16 is widened by torch, whose casts are vectorised where numpy's are not (measured: 1.8 us
+    against 3.1 us for a row of 576).
+    """
+    wide_query = query.astype(np.float64)
+    total = np.empty(len(rows))
+    chunk_rows = max(1, CHUNK_FLOATS // max(1, rows.shape[1]))
+    for start in range(0, len(rows), chunk_rows):
+        chunk = torch.from_numpy(np.array(rows[start : start + chunk_rows]))
+        difference = (chunk.float() if chunk.dtype == torch.float16 else chunk).double().numpy()
+        difference -= wide_query
+        np.einsum("ij,ij->i", difference, difference, out=total[start : start + chunk_rows])
     return total
+
+
+def nearest_of(
+    query: NDArray[np.float32], positions: NDArray[np.int64], k: int, *, vectors: NDArray[np.floating], sample_ids: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k of some rows that are nearest to one query, ascending by (squared distance, sample_id), and their squared distances."""
+    keys = squared_distances(query, vectors[positions])
+    order = np.lexsort((sample_ids[positions], keys))[:k]
+    return positions[order], keys[order]
