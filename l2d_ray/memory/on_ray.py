@@ -27,6 +27,7 @@ from tqdm import tqdm
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target, UserSequence, part_number, part_paths, read_part, write_part
 from l2d_ray.errors import ArtefactError, ConflictError, DataError
+from l2d_ray.memory.commits import writing
 from l2d_ray.memory.entries import NOTHING_WRITTEN, WrittenEntries, entries_table
 from l2d_ray.memory.sequences import store_sequences, trained_sequences
 from l2d_ray.memory.state import BuildRecord, author, now
@@ -38,8 +39,13 @@ from l2d_ray.schema import TRAIN, VALID
 USERS_PER_TAIL: Final = 512
 """Users in one file of tails: the unit that an actor encodes."""
 
-CrashPoint = Callable[[str], object]
-"""Called with ``before-write``, ``after-write`` (in the actor), ``before-commit`` and ``after-commit`` (in the driver); tests die in it."""
+CrashPoint = Callable[[str, int], object]
+"""Called with a point and a part's number: ``before-write`` and ``after-write`` in the actor, ``before-commit`` and ``after-commit`` in the
+driver. Tests die in it; so it must travel to actors."""
+
+
+def _nowhere(point: str, part: int) -> None:
+    """No crash."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class _Clock:
 
 
 def build_memory(
-    data_dir: Path, memory_uri: str, *, spec: EncoderSpec, num_workers: int, data_name: str = "", crash_point: CrashPoint | None = None
+    data_dir: Path, memory_uri: str, *, spec: EncoderSpec, num_workers: int, data_name: str = "", crash_point: CrashPoint = _nowhere
 ) -> BuildSummary:
     """Bring the memory to hold every training sample, each once; does only what is missing."""
     clock = _Clock(time.monotonic())
@@ -86,14 +92,14 @@ def build_memory(
     memory = _open_or_create(memory_uri, Path(spec.checkpoint_dir), catalogue, hash_of_data(data_dir))
     record = memory.state.build or BuildRecord(author(), data_name, memory.metadata.data_hash, len(paths), now(), now(), 0.0, num_workers)
     pending = [str(path) for path in paths if part_number(path) not in memory.state.parts]
-    sink = partial(_write_part, memory_uri, crash_point or _nowhere)
+    sink = partial(_write_part, memory_uri, crash_point)
     rows = encode_parts(pending, TRAIN, spec=spec, catalogue=catalogue, sink=sink, num_workers=num_workers)
     num_encoded = 0
     for row in _shown(rows, num_parts=len(paths), num_reused=len(paths) - len(pending)):
         written = WrittenEntries(**row["written"])
         seconds = round(record.seconds + time.monotonic() - clock.started, 2)
         finished = replace(record, finished_at=now(), seconds=seconds, num_workers=num_workers)
-        memory = _commit_part(memory, part_number(Path(row["path"])), row, written, finished, crash_point or _nowhere)
+        memory = _commit_part(memory, part_number(Path(row["path"])), row, written, finished, crash_point)
         num_encoded += written.num_entries
         clock = clock.after(written.num_entries)
     return clock.summary(memory, len(paths), len(paths) - len(pending), num_encoded)
@@ -119,13 +125,13 @@ def _commit_part(
             return memory
         state = memory.state
         changes = {"parts": (*state.parts, part), "sequences": (*state.sequences, row["sequences"]), "build": record}
-        crash_point("before-commit")
+        crash_point("before-commit", part)
         try:
             memory = memory.append(written, kind="build", message=f"build part-{part:05d}", **changes)
         except ConflictError:
             memory = Memory.open(memory.uri, fingerprint=memory.fingerprint)
         else:
-            crash_point("after-commit")
+            crash_point("after-commit", part)
             return memory
 
 
@@ -133,15 +139,13 @@ def _write_part(
     memory_uri: str, crash_point: CrashPoint, path: Path, targets: list[Target], vectors: NDArray[np.float32]
 ) -> dict[str, Any]:
     """Sink of the encoder actors: rows and user sequences to storage, uncommitted."""
-    crash_point("before-write")
+    part = part_number(path)
+    crash_point("before-write", part)
     written = write_to(memory_uri, entries_table(targets, vectors))
-    sequences = store_sequences(memory_uri, trained_sequences(read_part(path)))
-    crash_point("after-write")
+    with writing(memory_uri):
+        sequences = store_sequences(memory_uri, trained_sequences(read_part(path)))
+    crash_point("after-write", part)
     return {"written": asdict(written), "sequences": sequences}
-
-
-def _nowhere(point: str) -> None:
-    """No crash."""
 
 
 def hash_of_data(data_dir: Path) -> str:

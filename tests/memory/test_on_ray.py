@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 import ray
 
-from l2d_ray.data.sequences import UserSequence, write_part
+from l2d_ray.data.sequences import UserSequence, part_number, write_part
 from l2d_ray.decode.decoder import load_latent_decoder
 from l2d_ray.decode.settings import DECODERS, DecoderSettings
 from l2d_ray.errors import ArtefactError, DataError
 from l2d_ray.index.layout import load_covariance, read_manifest
 from l2d_ray.index.on_ray import build_index
-from l2d_ray.memory.on_ray import build_memory
-from l2d_ray.memory.table import Memory, vectors_of
+from l2d_ray.memory.on_ray import build_memory, hash_of_data
+from l2d_ray.memory.sequences import load_sequences
+from l2d_ray.memory.table import Memory
+from l2d_ray.memory.update import forget_users
 from l2d_ray.model.loading import load_checkpoint, save_checkpoint
 from l2d_ray.model.on_ray import EncoderSpec
-from l2d_ray.schema import TEST, TRAIN, VALID
-from tests.toys import NUM_ITEMS, encode_in_process, tiny_model, write_toy_data
+from l2d_ray.schema import TRAIN
+from tests.memory.built import check_memory, stored_rows
+from tests.toys import NUM_ITEMS, tiny_model, write_toy_data
 
 pytestmark = pytest.mark.slow
 
@@ -48,60 +51,79 @@ def spec(checkpoint_dir: Path) -> EncoderSpec:
     return EncoderSpec(str(checkpoint_dir), "cpu", 256)
 
 
-def stored_rows(memory: Memory) -> dict[int, np.ndarray]:
-    """sample_id -> vector; fails where a sample_id stands twice."""
-    found: dict[int, np.ndarray] = {}
-    for batch in memory.scan(["sample_id", "vector"]):
-        for sample_id, vector in zip(batch["sample_id"].to_pylist(), vectors_of(batch), strict=True):
-            assert sample_id not in found
-            found[sample_id] = vector
-    return found
-
-
-def expected_rows(checkpoint_dir: Path, data_dir: Path) -> dict[int, np.ndarray]:
-    targets, vectors = encode_in_process(load_checkpoint(checkpoint_dir), data_dir)
-    return {target.sample_id: vector for target, vector in zip(targets, vectors, strict=True)}
-
-
-def check_memory(memory: Memory, checkpoint_dir: Path, data_dir: Path) -> None:
-    """The training samples, each once, with the vectors of an encoder in this process."""
-    found, expected = stored_rows(memory), expected_rows(checkpoint_dir, data_dir)
-    assert len(expected) > 40
-    assert found.keys() == expected.keys()
-    for sample_id, vector in expected.items():
-        np.testing.assert_allclose(found[sample_id].astype(np.float32), vector, rtol=2e-3, atol=2e-3)
-    held_out = {t.sample_id for split in (VALID, TEST) for t in encode_in_process(load_checkpoint(checkpoint_dir), data_dir, split)[0]}
-    assert held_out
-    assert not held_out & found.keys()
-
-
 def test_a_build_holds_every_training_sample_once_and_again_does_nothing(tmp_path, checkpoint_dir, spec):
     paths = write_toy_data(tmp_path / "data")
     uri = str(tmp_path / "memory")
-    built = build_memory(tmp_path / "data", uri, spec=spec, num_workers=2)
+    built = build_memory(tmp_path / "data", uri, spec=spec, num_workers=2, data_name="toy")
     memory = Memory.open(uri, fingerprint=load_checkpoint(checkpoint_dir).fingerprint)
     check_memory(memory, checkpoint_dir, tmp_path / "data")
     assert (built.num_parts, built.num_parts_reused) == (len(paths), 0) == (4, 0)
     assert built.num_entries == built.num_entries_encoded == len(memory)
-    assert sorted(entry.message for entry in memory.history()) == sorted(["create", *(f"build {path.stem}" for path in paths)])
+    assert sorted(entry.state.message for entry in memory.history()) == sorted(["create", *(f"build {path.stem}" for path in paths)])
+    assert sorted(memory.state.parts) == [part_number(path) for path in paths]
+    assert min(built.startup_s, built.work_s, built.entries_per_s) > 0
 
     again = build_memory(tmp_path / "data", uri, spec=spec, num_workers=2)
     assert (again.version, again.num_entries) == (built.version, built.num_entries)
     assert (again.num_entries_encoded, again.num_parts_reused) == (0, 4)
 
 
-def test_a_build_encodes_only_the_missing_parts(tmp_path, checkpoint_dir, spec, monkeypatch):
-    """A build that stopped half-way, made by hiding parts from the first call; so the data must seem the same to both."""
-    monkeypatch.setattr("l2d_ray.memory.on_ray.hash_of_data", lambda data_dir: "the same")
+def test_a_memory_says_who_built_it_from_what_and_how_long(tmp_path, spec):
+    write_toy_data(tmp_path / "data")
+    uri = str(tmp_path / "memory")
+    build_memory(tmp_path / "data", uri, spec=spec, num_workers=2, data_name="toy")
+    memory = Memory.open(uri)
+    record = memory.state.build
+    assert (record.data_name, record.data_hash, record.num_parts, record.num_workers) == ("toy", hash_of_data(tmp_path / "data"), 4, 2)
+    assert record.data_hash == memory.metadata.data_hash
+    assert "@" in record.built_by
+    assert record.started_at < record.finished_at
+    assert record.seconds > 0
+    seconds = [entry.state.build.seconds for entry in memory.history() if entry.state.build]
+    assert len(seconds) == 4
+    assert seconds == sorted(seconds)
+
+
+def build_half(tmp_path: Path, spec: EncoderSpec) -> Memory:
+    """A build that stopped after parts 0 and 3 of four, made by hiding the others from it."""
     paths = write_toy_data(tmp_path / "data")
+    data_hash = hash_of_data(tmp_path / "data")
     aside = [path.rename(tmp_path / path.name) for path in paths[1:3]]
-    first = build_memory(tmp_path / "data", str(tmp_path / "memory"), spec=spec, num_workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("l2d_ray.memory.on_ray.hash_of_data", lambda data_dir: data_hash)
+        build_memory(tmp_path / "data", str(tmp_path / "memory"), spec=spec, num_workers=1)
     for path in aside:
         path.rename(tmp_path / "data" / "sequences" / path.name)
-    second = build_memory(tmp_path / "data", str(tmp_path / "memory"), spec=spec, num_workers=1)
-    assert (second.num_parts, second.num_parts_reused) == (4, 2)
-    assert 0 < second.num_entries_encoded == second.num_entries - first.num_entries
-    check_memory(Memory.open(str(tmp_path / "memory")), checkpoint_dir, tmp_path / "data")
+    return Memory.open(str(tmp_path / "memory"))
+
+
+def test_a_build_encodes_only_the_missing_parts(tmp_path, checkpoint_dir, spec):
+    half = build_half(tmp_path, spec)
+    assert sorted(half.state.parts) == [0, 3]
+    summary = build_memory(tmp_path / "data", half.uri, spec=spec, num_workers=1)
+    assert (summary.num_parts, summary.num_parts_reused) == (4, 2)
+    assert 0 < summary.num_entries_encoded == summary.num_entries - len(half)
+    memory = Memory.open(half.uri)
+    check_memory(memory, checkpoint_dir, tmp_path / "data")
+    assert memory.state.build.seconds > half.state.build.seconds
+    assert memory.state.build.started_at == half.state.build.started_at
+
+
+def test_a_build_that_goes_on_does_not_bring_a_forgotten_user_back(tmp_path, spec):
+    """Parts are known by name, not by the samples that are there."""
+    half = build_half(tmp_path, spec)
+    everyone = {user for batch in half.scan(with_vectors=False) for user in batch.user_ids.to_pylist()}
+    kept = forget_users(half, ["user-000"])
+    assert len(kept) < len(half)
+    build_memory(tmp_path / "data", half.uri, spec=spec, num_workers=1)
+    again = build_memory(tmp_path / "data", half.uri, spec=spec, num_workers=1)
+    assert again.num_entries_encoded == 0
+    memory = Memory.open(half.uri)
+    users = {user for batch in memory.scan() for user in batch.user_ids.to_pylist()}
+    assert "user-000" in everyone
+    assert "user-000" not in users | load_sequences(memory.uri, memory.state.sequences).keys()
+    assert everyone - users == {"user-000"}
+    assert len(users) > len(everyone)
 
 
 def test_other_data_are_refused(tmp_path, spec):
@@ -154,7 +176,7 @@ def test_what_goes_wrong_in_an_actor_arrives_as_its_sentence(tmp_path):
     broken = tiny_model()
     broken.model.model.norm.weight.data.fill_(float("nan"))
     save_checkpoint(broken, tmp_path / "broken")
-    with pytest.raises(ArtefactError, match="NaN or infinite hidden states"):
+    with pytest.raises(ArtefactError, match="NaN or infinite"):
         build_memory(tmp_path / "data", str(tmp_path / "memory"), spec=EncoderSpec(str(tmp_path / "broken"), "cpu", 256), num_workers=1)
     assert len(Memory.open(str(tmp_path / "memory"))) == 0
 
