@@ -15,7 +15,7 @@ job() { "$python" -m "jobs.$1" --config "$config" "${overrides[@]}"; }
 job prepare_data    # raw interactions -> RUN_DIR/data: catalogue, user sequences with their splits, data card
 job train           # user sequences -> RUN_DIR/checkpoint: a plain Hugging Face folder and l2d.json
 job build_memory    # training samples -> RUN_DIR/memory: hidden states and targets, one version a commit
-job build_index     # the memory's newest version -> RUN_DIR/index: one folder a shard
+job build_index     # the memory's newest version -> RUN_DIR/index: extended from an older version's, or built; one task a shard
 job tune_decoder    # validation -> RUN_DIR/memory/decoder.json: which decoder answers, and with what settings
 job evaluate        # test -> RUN_DIR/evaluation/test.json: every decoder beside popularity and item-kNN
 job measure_speed   # the same requests, decoded in latent and in language space -> RUN_DIR/evaluation/speed.json

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from l2d_ray.index.layout import open_index
 from l2d_ray.memory.table import Memory
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,7 @@ def test_serve_of_a_damaged_or_missing_run_says_so_in_one_sentence(run_dir: Path
     missing = run_job("jobs.serve", f"run_dir={tmp_path}")
     assert (missing.returncode, "run jobs.build_index first" in missing.stderr) == (2, True)
     shutil.copytree(run_dir, tmp_path / "damaged")
-    vectors = tmp_path / "damaged" / "index" / "shard-00001" / "vectors.npy"
+    (vectors,) = open_index(tmp_path / "damaged" / "index").shard_dir(1).glob("segment-*/vectors.npy")
     vectors.write_bytes(vectors.read_bytes()[:-1])
     damaged = run_job("jobs.serve", f"run_dir={tmp_path / 'damaged'}")
     assert (damaged.returncode, damaged.stderr.count("\n")) == (2, 1)
