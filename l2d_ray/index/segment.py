@@ -149,8 +149,11 @@ def write_segment(folder: Path, keys: RowKeys, rows: Iterable[Rows], *, catalogu
     pq.write_table(pa.table({"item_id": item_ids}), folder / ITEMS)
     if kind == "compressed":
         CompressedSearch.build(vectors, folder)
+        num_bytes = (folder / CODES).stat().st_size
+    else:
+        num_bytes = ExactSearch(vectors, segment.sample_ids).num_bytes
     files = [path.name for path in sorted(folder.iterdir())]
-    seal(folder / SUMMARY, {"num_entries": len(keys), "dim": dim, "kind": kind}, files)
+    seal(folder / SUMMARY, {"num_entries": len(keys), "dim": dim, "kind": kind, "search_bytes": num_bytes}, files)
     return segment
 
 
@@ -183,11 +186,9 @@ def kind_of(folder: Path) -> Kind:
 
 
 def search_bytes(folder: Path) -> int:
-    """Bytes that serving keeps in memory for a segment: its codes, or where it is searched exactly its vectors and their norms."""
-    if kind_of(folder) == "compressed":
-        return (folder / CODES).stat().st_size
-    num_entries = read_summary(folder / SUMMARY).fields["num_entries"]
-    return (folder / "vectors.npy").stat().st_size + 4 * int(num_entries)
+    """Bytes that serving on a CPU keeps in memory to search a segment; what is memory-mapped is not counted."""
+    found: int = read_summary(folder / SUMMARY).fields["search_bytes"]
+    return found
 
 
 def _allocate_vectors(path: Path, num_entries: int, dim: int) -> NDArray[np.float16]:
