@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from benchmarks.environment import restart_without_handicaps
 from benchmarks.result import arguments, print_result, target
-from benchmarks.vectors import JITTER, NEIGHBOR, Entries, States, jittered_entries, real_states
+from benchmarks.vectors import JITTER, NEIGHBOR, NUM_USERS, Entries, States, jittered_entries, real_states
 from l2d_ray.index.compressed import CompressedSearch
 from l2d_ray.index.exact import ExactSearch
 from l2d_ray.index.search import squared_distances
@@ -69,7 +69,7 @@ def main() -> None:
     faiss.omp_set_num_threads(torch.get_num_threads())
     with TemporaryDirectory() as scratch:
         run_dir = options.run_dir or Path(scratch)
-        states = real_states(run_dir, max_users=40 if options.small else None)
+        states = real_states(run_dir, max_users=40 if options.small else NUM_USERS)
         found = {size: measure(jittered_entries(states, size, run_dir / "entries"), states, run_dir, options.rounds) for size in sizes}
     figures = {
         "small": options.small,

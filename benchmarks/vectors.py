@@ -24,6 +24,8 @@ from l2d_ray.schema import TRAIN, VALID
 from l2d_ray.text.harvest import harvest
 from l2d_ray.text.prompts import tokenize_titles
 
+NUM_USERS = 160
+"""Users whose samples are encoded: some 8,000 states, ten minutes on two cores."""
 JITTER = 0.5
 NEIGHBOR = 10
 WRITE_ROWS = 65536
@@ -46,9 +48,9 @@ class States:
     query_targets: NDArray[np.int64]
 
 
-def real_states(run_dir: Path, *, max_users: int | None = None) -> States:
+def real_states(run_dir: Path, *, max_users: int = NUM_USERS) -> States:
     """States of MovieLens-100K's samples under SmolLM2; encoded on the first call, then read from ``run_dir/states``."""
-    folder = run_dir / (f"states-{max_users}-users" if max_users else "states")
+    folder = run_dir / f"states-{max_users}-users"
     names = ("vectors", "item_indexes", "queries", "query_targets")
     if not folder.is_dir():
         partial = folder.with_name(folder.name + ".partial")
@@ -59,7 +61,7 @@ def real_states(run_dir: Path, *, max_users: int | None = None) -> States:
     return States(*(np.load(folder / f"{name}.npy") for name in names))
 
 
-def _encode(run_dir: Path, max_users: int | None) -> tuple[NDArray[np.generic], ...]:
+def _encode(run_dir: Path, max_users: int) -> tuple[NDArray[np.generic], ...]:
     config = RunConfig.model_validate({"run_dir": run_dir.absolute(), "device": "cpu", "model": {"name": "smollm2"}})
     if not config.data_dir.is_dir():
         prepare_data.main(config)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from l2d_ray.errors import ConfigError
 
@@ -170,6 +170,29 @@ class UpdateConfig(Section):
     roll_back_to: int | None = Field(None, ge=1, description="jobs.memory: make a version that equals this earlier one.")
 
 
+WholeNumber = Annotated[int, BeforeValidator(lambda value: int(float(value)) if isinstance(value, str) else value)]
+"""Large numbers may be written as 1e9."""
+
+
+class PlanConfig(Section):
+    """What jobs.plan is asked; what is none is taken from the run's memory and index, or has the default of l2d_ray/plan.py."""
+
+    num_entries: WholeNumber | None = Field(None, description="Memory entries.")
+    num_items: WholeNumber | None = Field(None, description="Items with entries.")
+    dim: int | None = Field(None, description="Width of the hidden states.")
+    num_parameters: float | None = Field(None, gt=0, description="Parameters of the model's body.")
+    num_shards: int | None = Field(None, description="Shards of the index.")
+    kind: Literal["exact", "compressed", "statistics"] | None = Field(None, description="How entries are searched.")
+    num_neighbors: int | None = Field(None, description="Neighbours of the local decoder.")
+    tokens_per_entry: float | None = Field(None, gt=0, description="Tokens that the encoder reads for one entry.")
+    num_gpus: int | None = Field(None, ge=0, description="GPUs that encode; 0: the cores do.")
+    gpu_flops: float | None = Field(None, gt=0, description="Floating-point operations a second of one GPU at its peak.")
+    gpu_utilization: float | None = Field(None, gt=0, le=1, description="Share of the peak that encoding reaches; not measured here.")
+    num_cores: int | None = Field(None, description="Cores of all nodes together.")
+    cores_per_shard: int | None = Field(None, description="Cores of one replica of a shard.")
+    largest_share: float | None = Field(None, description="Share of all entries in the largest shard; none: evenly spread.")
+
+
 class EvaluateConfig(Section):
     """Scores on a split, and the speed measurement."""
 
@@ -209,6 +232,7 @@ class RunConfig(Section):
     train: TrainConfig | Literal["none"] = Field(TrainConfig(), description="Fine-tuning; none takes the model as it comes.")
     memory: MemoryConfig = Field(MemoryConfig(), description="The memory.")
     update: UpdateConfig = Field(UpdateConfig(), description="Changes of the memory.")
+    plan: PlanConfig = Field(PlanConfig(), description="What is planned for.")
     index: IndexConfig = Field(IndexConfig(), description="The index.")
     decoder: DecoderConfig = Field(DecoderConfig(), description="Tuning of the decoders.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")

@@ -73,7 +73,9 @@ class WrittenEntries:
     digest: int
 
     def __add__(self, other: WrittenEntries) -> WrittenEntries:
-        return WrittenEntries(self.fragments + other.fragments, self.num_entries + other.num_entries, (self.digest + other.digest) % 2**64)
+        return WrittenEntries(
+            (*self.fragments, *other.fragments), self.num_entries + other.num_entries, (self.digest + other.digest) % 2**64
+        )
 
 
 NOTHING_WRITTEN = WrittenEntries((), 0, 0)

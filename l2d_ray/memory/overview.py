@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from l2d_ray.memory.files import location
 from l2d_ray.memory.statistics import NO_TIMESTAMP
+from l2d_ray.memory.storage import location
 from l2d_ray.memory.table import Memory, VersionEntry
 
 

@@ -1,0 +1,229 @@
+"""jobs.plan beside what was measured, at 10^5, 10^6 and 10^7 entries; and where its constants come from.
+
+    python -m benchmarks.plan [--small] [--write] [--run-dir DIR]
+
+Memories and exact indexes of two shards are written here: clustered vectors of 1,000 items, 576 wide at 10^5 and 10^6 entries, 64 wide at
+10^7, by the functions of the package, on one core. Search, codes and encoding are read from the committed results of benchmarks.index_scale
+and benchmarks.build_throughput. Constants are taken from the measurement at 10^6 alone (``--write`` stores them as
+l2d_ray/plan_constants.json); the other sizes are what the plan is held against: sizes within 10 %, times within a factor of 2.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.result import arguments, print_result, target
+from l2d_ray.data.catalogue import Catalogue
+from l2d_ray.index.layout import IndexManifest
+from l2d_ray.index.plan import finish_index, make_shard, plan_index
+from l2d_ray.memory.entries import EntryBatch, table_of
+from l2d_ray.memory.overview import stored_bytes
+from l2d_ray.memory.sequences import RememberedSequence, store_sequences
+from l2d_ray.memory.table import Memory
+from l2d_ray.plan import CONSTANTS_PATH, Constants, Workload, code_bytes, encode_s, plan, query_s
+from l2d_ray.schema import bucket_of
+
+NUM_ITEMS, NUM_SHARDS, BATCH_ROWS, CORES = 1000, 2, 50_000, 1
+SIZES = ((10**5, 576), (10**6, 576), (10**7, 64))
+CALIBRATION = 10**6
+RESULTS = Path(__file__).with_name("results")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A memory and its exact index."""
+
+    num_entries: int
+    dim: int
+    table_bytes: int
+    sequence_bytes: int
+    write_s: float
+    index_s: float
+    segment_bytes: int
+    manifest: IndexManifest
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--write", action="store_true", help="store the constants")
+    options = parser.parse_args()
+    torch.set_num_threads(CORES)
+    sizes = ((20_000, 64), (60_000, 64)) if options.small else SIZES
+    with tempfile.TemporaryDirectory(dir=options.run_dir) as folder:
+        found = [measure(Path(folder) / str(size), size, dim) for size, dim in sizes]
+    search, encoding = read("index_scale"), read("build_throughput")
+    calibration = found[-1] if options.small else next(m for m in found if m.num_entries == CALIBRATION)
+    constants = constants_of(calibration, search, encoding)
+    if options.write:
+        CONSTANTS_PATH.write_text(constants.to_json())
+    compared = {**compare_storage(found, constants), **compare_search(search, constants), **compare_encoding(encoding, constants)}
+    print_result("plan", {"small": options.small, "compared": compared, "constants": json.loads(constants.to_json())}, targets(compared))
+
+
+def measure(folder: Path, num_entries: int, dim: int) -> Measured:
+    """Write and index a memory of so many entries, and delete both."""
+    uri, index_dir = str(folder / "memory"), folder / "index"
+    item_ids = [f"item-{number:04d}" for number in range(NUM_ITEMS)]
+    memory = Memory.create(uri, fingerprint="plan", dim=dim, catalogue=Catalogue.from_rows((i, f"Title of {i}", {}) for i in item_ids))
+    started = time.perf_counter()
+    waited = 0.0
+    for batch in batches(num_entries, dim, item_ids):
+        made = time.perf_counter()
+        memory = memory.append(memory.write(table_of([batch])), message="rows", sequences=(*memory.state.sequences, remember(uri, batch)))
+        waited += time.perf_counter() - made
+    del started
+    planned = plan_index(memory, NUM_SHARDS, index_dir, kind="exact")
+    started = time.perf_counter()
+    manifest = finish_index(planned, memory, [make_shard(planned, shard) for shard in range(NUM_SHARDS)])
+    index_s = time.perf_counter() - started
+    segments = sum(path.stat().st_size for path in index_dir.rglob("segment-*/*"))
+    sequence_bytes = stored_bytes(f"{uri}/files")
+    measured = Measured(num_entries, dim, stored_bytes(uri) - sequence_bytes, sequence_bytes, waited, index_s, segments, manifest)
+    shutil.rmtree(folder)
+    return measured
+
+
+def batches(num_entries: int, dim: int, item_ids: list[str]) -> Iterator[EntryBatch]:
+    """Rows of users with ten entries each, around a centre an item."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(NUM_ITEMS, dim)).astype(np.float32)
+    item_buckets = np.array([bucket_of(item_id) for item_id in item_ids], dtype=np.int16)
+    for start in range(0, num_entries, BATCH_ROWS):
+        count = min(BATCH_ROWS, num_entries - start)
+        items = rng.integers(0, NUM_ITEMS, count)
+        noise = rng.normal(size=(count, dim)).astype(np.float32)
+        yield EntryBatch(
+            rng.integers(0, 2**62, count),
+            pa.array([f"user-{(start + row) // 10}" for row in range(count)]),
+            pa.array(item_ids).take(pa.array(items)),
+            rng.integers(1_500_000_000, 1_700_000_000, count),
+            item_buckets[items],
+            np.zeros(count, dtype=np.uint64),
+            (centres[items] + 0.3 * noise).astype(np.float16),
+        )
+
+
+def remember(uri: str, batch: EntryBatch) -> str:
+    """The sequences of a batch's users."""
+    users, items, times = batch.user_ids.to_pylist(), batch.item_ids.to_pylist(), batch.timestamps.tolist()
+    starts = range(0, len(batch), 10)
+    return store_sequences(uri, [RememberedSequence(users[s], tuple(items[s : s + 10]), tuple(times[s : s + 10])) for s in starts])
+
+
+def read(name: str) -> dict[str, Any]:
+    """A committed result."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
+def constants_of(m: Measured, search: dict[str, Any], encoding: dict[str, Any]) -> Constants:
+    """Constants from one size of the memory and one of the search."""
+    vectors, of_size = 2 * m.dim * m.num_entries, search["sizes"][str(CALIBRATION)]
+    dim, memory_bytes = search["dim"], of_size["memory_bytes_per_entry"]
+    build, cores = of_size["build_entries_per_s"], search["threads"]
+    seconds = {key: cores / rate for key, rate in of_size["queries_per_s"]["compressed"].items()}
+    unit = Workload(CALIBRATION, NUM_ITEMS, dim, 1, num_shards=1)
+    scan_s, candidate_s = split_seconds(unit, seconds)
+    copy_s = m.index_s / vectors  # of a float16 byte, before codes
+    return Constants(
+        memory_row_bytes=(m.table_bytes - vectors) / m.num_entries,
+        sequence_bytes=m.sequence_bytes / m.num_entries,
+        segment_row_bytes=(m.segment_bytes - vectors) / m.num_entries,
+        code_row_bytes=memory_bytes["compressed"] - code_bytes(CALIBRATION, dim, NO_CODES) / CALIBRATION,
+        statistics_item_bytes=(sum(m.manifest.statistics_bytes) - 8 * NUM_SHARDS * m.dim**2) / NUM_ITEMS - 8 * m.dim,
+        exact_memory_share=memory_bytes["exact"] / (2 * dim),
+        encode_flops=encoding["encode_flops"],
+        write_bytes_per_s=vectors / m.write_s,
+        exact_build_bytes_per_s=1 / copy_s,
+        compressed_build_bytes_per_s=1 / (copy_s + cores / (build["compressed"] * 2 * dim)),
+        exact_query_s=cores / (of_size["queries_per_s"]["exact"]["batch 64, M 100"] * CALIBRATION * 2 * dim),
+        scan_s=scan_s,
+        candidate_s=candidate_s,
+    )
+
+
+NO_CODES = Constants(0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0)
+
+
+def split_seconds(unit: Workload, seconds: dict[str, float]) -> tuple[float, float]:
+    """Seconds of a scanned code and of a candidate, from queries with 100 and 500 neighbours; neither below zero."""
+    work: NDArray[np.float64] = np.array([[query_part(unit, m, part) for part in ("scan_s", "candidate_s")] for m in (100, 500)])
+    observed = np.array([seconds[f"batch 64, M {m}"] for m in (100, 500)])
+    scan_s, candidate_s = np.linalg.solve(work, observed)
+    if scan_s < 0 or candidate_s < 0:
+        scan_s, candidate_s = observed[0] / work[0, 0], 0.0
+    return float(scan_s), float(candidate_s)
+
+
+def query_part(unit: Workload, num_neighbors: int, part: str) -> float:
+    """How many codes or candidates a query has to do with."""
+    one = Constants(**{**json.loads(NO_CODES.to_json()), part: 1.0})
+    return query_s(unit.num_entries, workload(unit.num_entries, unit.dim, "compressed", num_neighbors), one)
+
+
+def workload(num_entries: int, dim: int, kind: Any, num_neighbors: int = 100, num_shards: int = 1) -> Workload:
+    return Workload(num_entries, NUM_ITEMS, dim, 1, num_shards=num_shards, kind=kind, num_neighbors=num_neighbors, num_cores=CORES)
+
+
+def compare_storage(found: list[Measured], constants: Constants) -> dict[str, dict[str, Any]]:
+    """Bytes and seconds of memories and exact indexes, planned and measured."""
+    compared = {}
+    for m in found:
+        largest = max(m.manifest.num_entries) / m.num_entries
+        p = plan(Workload(m.num_entries, NUM_ITEMS, m.dim, 1, NUM_SHARDS, "exact", num_cores=CORES, largest_share=largest), constants)
+        size = f"{m.num_entries} x {m.dim}"
+        compared[f"{size}: memory on storage, bytes"] = pair(p.memory_disk_bytes, m.table_bytes + m.sequence_bytes, 1.1)
+        compared[f"{size}: index on disk, bytes"] = pair(p.index_disk_bytes, m.segment_bytes, 1.1)
+        statistics = plan(workload(m.num_entries, m.dim, "exact", num_shards=NUM_SHARDS), constants).shard_statistics_memory_bytes
+        compared[f"{size}: statistics, bytes"] = pair(NUM_SHARDS * statistics, sum(m.manifest.statistics_bytes), 1.1)
+        compared[f"{size}: writing, s"] = pair(3600 * p.write_hours, m.write_s, 2)
+        compared[f"{size}: building the index, s"] = pair(3600 * p.index_hours, m.index_s, 2)
+    return compared
+
+
+def compare_search(search: dict[str, Any], constants: Constants) -> dict[str, dict[str, Any]]:
+    """Bytes in memory and seconds a query of both kinds, planned and measured."""
+    compared, cores = {}, search["threads"]
+    for size, figures in search["sizes"].items():
+        num_entries, dim = int(size), search["dim"]
+        for kind in ("exact", "compressed"):
+            held = figures["memory_bytes_per_entry"][kind] * num_entries
+            one = plan(workload(num_entries, dim, kind), constants)
+            compared[f"{size}: {kind} in memory, bytes"] = pair(one.shard_entries_memory_bytes, held, 1.1)
+            for m in (100, 500):
+                planned = query_s(num_entries, workload(num_entries, dim, kind, m), constants) / cores
+                compared[f"{size}: {kind}, M {m}, s a query"] = pair(planned, 1 / figures["queries_per_s"][kind][f"batch 64, M {m}"], 2)
+    return compared
+
+
+def compare_encoding(encoding: dict[str, Any], constants: Constants) -> dict[str, dict[str, Any]]:
+    """Seconds of the measured build."""
+    job = encoding["job"]
+    w = Workload(job["num_entries"], NUM_ITEMS, 1, job["num_parameters"], tokens_per_entry=job["tokens_per_entry"], num_cores=CORES)
+    return {"build job with one worker, s": pair(encode_s(w, constants), job["work_s"], 2)}
+
+
+def pair(planned: float, measured: float, within: float) -> dict[str, Any]:
+    """Planned beside measured, and the factor between them, at least 1."""
+    factor = max(planned / measured, measured / planned)
+    return {"planned": round(planned, 6), "measured": round(measured, 6), "factor": round(factor, 3), "within": within}
+
+
+def targets(compared: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: target(p["factor"], p["within"], at_most=True) for name, p in compared.items()}
+
+
+if __name__ == "__main__":
+    main()
