@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from benchmarks.result import arguments, print_result, target
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.index.layout import IndexManifest
-from l2d_ray.index.plan import finish_index, make_shard, plan_index
+from l2d_ray.index.plan import IndexOptions, finish_index, make_shard, plan_index
 from l2d_ray.memory.entries import EntryBatch, table_of
 from l2d_ray.memory.overview import stored_bytes
 from l2d_ray.memory.sequences import RememberedSequence, store_sequences
@@ -84,7 +84,7 @@ def measure(folder: Path, num_entries: int, dim: int) -> Measured:
         memory = memory.append(memory.write(table_of([batch])), message="rows", sequences=(*memory.state.sequences, remember(uri, batch)))
         waited += time.perf_counter() - made
     del started
-    planned = plan_index(memory, NUM_SHARDS, index_dir, kind="exact")
+    planned = plan_index(memory, NUM_SHARDS, index_dir, options=IndexOptions(kind="exact"))
     started = time.perf_counter()
     manifest = finish_index(planned, memory, [make_shard(planned, shard) for shard in range(NUM_SHARDS)])
     index_s = time.perf_counter() - started
