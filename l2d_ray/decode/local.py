@@ -122,7 +122,7 @@ def _prefixes(
     relevant = np.flatnonzero(np.isin(items, items[start:])) if start else np.arange(len(items))
     order = relevant[np.argsort(items[relevant], kind="stable")]
     sorted_items = items[order]
-    starts = np.flatnonzero(np.diff(sorted_items, prepend=-1))
+    starts = np.flatnonzero(np.diff(sorted_items, prepend=sorted_items[:1] - 1))
     first = np.repeat(starts, np.diff(starts, append=len(order)))
     prefixes = np.empty(len(items))
     carried = np.zeros(len(query))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Final, Literal, get_args
 
 from l2d_ray.errors import ArtefactError
+from l2d_ray.memory.state import seal, unseal
 
 DecoderName = Literal["global", "local", "whitened"]
 DECODERS: Final[tuple[DecoderName, ...]] = get_args(DecoderName)
@@ -25,13 +25,14 @@ class DecoderSettings:
     prior_weight: float = 1.0
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        """With a hash, so that a changed digit is not taken for a setting."""
+        return seal(asdict(self)) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> DecoderSettings:
         """Raises ArtefactError where the text is not what ``to_json`` writes."""
         try:
-            settings = cls(**json.loads(text))
+            settings = cls(**unseal(text))
         except (ValueError, TypeError):
             raise ArtefactError(f"{FILE} of the memory is damaged; run jobs.tune_decoder again.") from None
         if settings.decoder not in DECODERS:

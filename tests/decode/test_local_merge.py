@@ -200,10 +200,11 @@ def test_the_same_lists_serve_fewer_neighbours_and_exclusion_takes_items_out(mem
 @pytest.mark.parametrize("block", [1, 2, 5])
 def test_prefixes_added_up_in_blocks_are_the_same_bits(monkeypatch: pytest.MonkeyPatch, block: int):
     rng = np.random.default_rng(2)
-    items = np.where(rng.random(60) < 0.4, 3, rng.integers(0, 9, 60))
+    items = np.where(rng.random(60) < 0.4, 3, rng.integers(-1, 9, 60))  # -1: an item that the catalogue lacks
     shard = ToyShard(rng.permutation(60), items, (rng.normal(size=(60, 5)) * 30).astype(np.float16))
     request = LocalRequest(rng.normal(size=(2, 5)).astype(np.float32), np.array([50, 50]))
     whole = local_candidates(shard, request)
+    assert -1 in whole.entries["item_index"]
     monkeypatch.setattr("l2d_ray.decode.local.PREFIX_BLOCK", block)
     np.testing.assert_array_equal(local_candidates(shard, request).entries, whole.entries)
     assert whole.lengths.tolist() == [50, 50]
