@@ -55,9 +55,9 @@ def remove(uri: str, names: set[str]) -> None:
 
 
 def read_text(uri: str, name: str) -> str | None:
-    """A small text file beside the tables; None where it is absent."""
+    """A small text file beside the tables, which says for itself whether it is whole; None where it is absent."""
     content = read_bytes(uri, name)
-    return None if content is None else content.decode()
+    return None if content is None else content.decode(errors="replace")
 
 
 def write_text(uri: str, name: str, text: str) -> None:

@@ -9,6 +9,7 @@ from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.decode.tuning import NUM_RANKED, num_trials, tune
 from l2d_ray.errors import ArtefactError
 from l2d_ray.index.shard import Shard, shard_of_arrays
+from l2d_ray.memory.state import seal
 from l2d_ray.memory.statistics import statistics_of, within_covariance
 
 GRIDS = {"num_neighbors": (3, 8, 40), "shrinkages": (0.05, 0.4, 0.9), "prior_weights": (0.0, 1.0, 5.0)}
