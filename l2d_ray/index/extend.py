@@ -2,7 +2,8 @@
 
     segments that keep most of their entries   hard links to the old files, with more dead positions
     rows that are new                          one more segment, searched exactly unless it is large
-    statistics                                 old + new - gone; sums of float16 are exact, so they equal a rebuild's bit for bit
+    statistics                                 old + new - gone; sums of float16 are exact, so they equal a rebuild's bit for bit.
+                                               An index of statistics alone takes the vectors of both from the memory
 
 A new segment takes in the live entries of the segments before it that are no larger (never those of the first), so that n extensions
 leave about log n segments. Where too much is new or dead the shard is built anew.
@@ -38,10 +39,19 @@ from l2d_ray.index.build import (
 )
 from l2d_ray.index.kinds import choose_kind
 from l2d_ray.index.sealed import REMEDY, Summary, read_summary
-from l2d_ray.index.segment import RowKeys, Rows, read_item_ids, read_keys, write_segment
+from l2d_ray.index.segment import RowKeys, Rows, item_indexes_of, read_item_ids, read_keys, write_segment
 from l2d_ray.index.shard import SUMMARY, LiveSegment, buckets_of_shard, load_segment, read_statistics
 from l2d_ray.memory.checksums import digest_of
-from l2d_ray.memory.statistics import Decay, ItemStatistics, StatisticsBuilder, merge_statistics, subtract_statistics, with_times
+from l2d_ray.memory.entries import EntryBatch
+from l2d_ray.memory.statistics import (
+    Decay,
+    ItemStatistics,
+    StatisticsBuilder,
+    merge_statistics,
+    statistics_of,
+    subtract_statistics,
+    with_times,
+)
 from l2d_ray.memory.table import Memory
 
 REBUILD_FRACTION: Final = 0.25
@@ -105,10 +115,13 @@ def extend_shard(
         return sealed
     memory, old_summary = versions.memory, read_summary(old_folder / SUMMARY)
     kind: IndexKind = old_summary.fields["kind"]
+    if kind == "statistics":
+        start_anew(folder)
+        return _extend_statistics(versions, old_summary, folder, on_progress)
     difference = memory.difference(versions.older, versions.buckets)
     old = _old_segments(old_summary, memory.catalogue, difference.removed)
     added = read_keys(difference.added, memory.catalogue, source=source_of(memory))
-    if kind == "statistics" or _changed_share(old, added) > rebuild_fraction:
+    if _changed_share(old, added) > rebuild_fraction:
         return build_shard(memory, versions.shard, versions.num_shards, folder, kind=kind, on_progress=on_progress)
     _check_rows(old, added, difference.removed, source_of(memory))
     start_anew(folder)
@@ -120,6 +133,32 @@ def extend_shard(
     statistics = with_times(statistics, _live_times(segments.values()), decay=Decay(memory.half_life_s, memory.reference_time))
     digest = sum(digest_of(live.segment.checksums[live.live_positions()]) for live in segments.values()) % 2**64
     return seal_shard(folder, segments, statistics, kind=kind, digest=digest)
+
+
+def _extend_statistics(versions: Versions, old_summary: Summary, folder: Path, on_progress: OnProgress) -> ShardSummary:
+    """A shard without entries: the vectors of what is new and gone come from the memory, the times from its keys."""
+    memory, source = versions.memory, source_of(versions.memory)
+    difference = memory.difference(versions.older, versions.buckets)
+    added, gone = (_statistics_of_rows(rows, memory, on_progress) for rows in (difference.added, difference.gone))
+    before = _with_item_indexes(read_statistics(old_summary), versions.older.catalogue, memory.catalogue)
+    keys = read_keys(memory.scan(versions.buckets, with_vectors=False), memory.catalogue, source=source)
+    keys.check_unique(source)
+    times = [(keys.item_indexes.astype(np.int64), keys.timestamps)]
+    decay = Decay(memory.half_life_s, memory.reference_time)
+    statistics = with_times(subtract_statistics(merge_statistics([before, added]), gone), times, decay=decay)
+    if statistics.num_entries != len(keys):
+        raise ArtefactError(f"The index at {old_summary.path.parent} does not hold the memory version that it was made from; {REMEDY}.")
+    return seal_shard(folder, {}, statistics, kind="statistics", digest=digest_of(keys.checksums))
+
+
+def _statistics_of_rows(rows: Iterable[EntryBatch], memory: Memory, on_progress: OnProgress) -> ItemStatistics:
+    total = StatisticsBuilder(np.zeros(0, dtype=np.int64), memory.dim).result()
+    for batch in rows:
+        assert batch.vectors is not None
+        items = item_indexes_of(batch.item_ids, memory.catalogue, source_of(memory)).astype(np.int64)
+        total = merge_statistics([total, statistics_of(items, batch.vectors, batch.timestamps)])
+        on_progress(len(batch))
+    return total
 
 
 def _old_segments(summary: Summary, catalogue: Catalogue, removed: NDArray[np.int64]) -> list[OldSegment]:

@@ -174,7 +174,7 @@ def _decide(base: Index | None, memory: Memory, num_shards: int, kind: IndexKind
         return "reused", ""
     if not is_extended:
         return "built", "extension is switched off"
-    return ("built", "statistics are one stream over the memory") if kind == "statistics" else ("extended", "")
+    return "extended", ""
 
 
 def _readable(index_dir: Path) -> Index | None:

@@ -17,10 +17,12 @@ class Difference:
 
     Attributes:
         removed: (r,) int64 ascending: sample_ids of the older version that are gone, or whose row is another now.
+        gone: the rows of the older version that ``removed`` names, with vectors.
         added: rows of the newer version that the older lacks, with vectors.
     """
 
     removed: NDArray[np.int64]
+    gone: Iterator[EntryBatch]
     added: Iterator[EntryBatch]
 
 

@@ -195,7 +195,7 @@ class Memory:
         mine, theirs = self._changed_files(older), older._changed_files(self)
         here, gone = self._rows_in(mine, buckets), older._rows_in(theirs, buckets)
         new, removed = rows_without(here, gone), rows_without(gone, here)
-        return Difference(removed, self._rows_among(mine, new, buckets))
+        return Difference(removed, older._rows_among(theirs, removed, buckets), self._rows_among(mine, new, buckets))
 
     def write(self, table: pa.Table) -> WrittenEntries:
         """Write rows of ``entries_table`` as files that ``commit`` may add; StorageError where storage refuses."""

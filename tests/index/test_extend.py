@@ -47,7 +47,12 @@ def assert_is_index_of(index: Index, memory: Memory, tmp_path: Path) -> None:
     scratch = open_index(tmp_path / "scratch")
     assert entries_of(index) == rows_of(memory)
     assert answers_of(index.shards(), QUERIES, 40) == brute_force(memory, QUERIES, 40)
-    assert index.catalogue() == memory.catalogue
+    assert_has_statistics_of(index, scratch)
+
+
+def assert_has_statistics_of(index: Index, scratch: Index) -> None:
+    assert index.catalogue() == scratch.catalogue()
+    assert index.manifest.num_entries == scratch.manifest.num_entries
     for found, expected in zip(index.shards(), scratch.shards(), strict=True):
         for name in ("item_indexes", "counts", "sums", "last_timestamps", "decayed_counts"):
             np.testing.assert_array_equal(getattr(found.statistics, name), getattr(expected.statistics, name), err_msg=name)
@@ -81,6 +86,25 @@ def test_any_chain_of_changes_and_extensions_equals_a_build_from_scratch(memory,
         build_toy_index(memory, tmp_path / "index", NUM_SHARDS, rebuild_fraction=(0.25, 10.0)[seed % 2])
         assert_is_index_of(open_built(tmp_path / "index"), memory, tmp_path / str(step))
     assert "extended" in actions
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_statistics_alone_follow_any_chain_of_changes_without_a_rebuild(memory, tmp_path, seed):
+    rng, num_read = np.random.default_rng(seed), []
+    build_toy_index(memory, tmp_path / "index", NUM_SHARDS, kind="statistics")
+    for step in range(6):
+        newer = random_change(memory, rng, step)
+        plan = plan_index(newer, NUM_SHARDS, tmp_path / "index", options=IndexOptions(kind="statistics"))
+        assert plan.action == ("extended" if newer is not memory else "reused")
+        difference = newer.difference(memory)
+        num_read.append(sum(map(len, difference.added)) + sum(map(len, difference.gone)))
+        memory = newer
+        build_toy_index(memory, tmp_path / "index", NUM_SHARDS, kind="statistics")
+        index = open_built(tmp_path / "index")
+        build_toy_index(memory, tmp_path / str(step), NUM_SHARDS, is_extended=False, kind="exact")
+        assert_has_statistics_of(index, open_index(tmp_path / str(step)))
+        assert not any(index.manifest.entries_bytes)
+    assert 0 < sum(num_read) < 2 * len(memory)
 
 
 def test_an_extension_shares_the_old_files_and_adds_one_segment(memory, tmp_path):
