@@ -19,7 +19,7 @@ from l2d_ray.index.search import RowBlocks, Smallest, smallest, squared_distance
 Way = Literal["dense", "pruned"]
 
 MIN_PRUNED_ROWS = 4096
-HEAD_WIDTH = 96
+HEAD_WIDTH = 64
 SAMPLE_ROWS = 16384
 
 
