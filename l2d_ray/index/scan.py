@@ -20,6 +20,8 @@ SEED_ROWS = 16384
 BLOCK_FLOATS = 1 << 20
 """Bounds held at a time: 4 MB, so that they stay in the cache."""
 MIN_BLOCK_ROWS = 4096
+WAITING_PER_NEIGHBOR = 64
+"""Rows that wait before the smallest bounds among them are refined: the more wait, the fewer are refined in vain."""
 
 
 class NearestSoFar:
@@ -42,7 +44,7 @@ class NearestSoFar:
         """Let rows wait; true where there are enough to be refined."""
         self._waiting.append((positions, bounds))
         self._num_waiting += len(positions)
-        return self._num_waiting >= self.k
+        return self._num_waiting >= WAITING_PER_NEIGHBOR * self.k
 
     def refine(self) -> None:
         """Full distances of the waiting rows, smallest bounds first, as far as the limit demands."""
