@@ -31,14 +31,14 @@ class NearestSoFar:
         self._query, self._vectors, self._sample_ids, self.k = query, vectors, sample_ids, k
         self.positions, self.keys = np.zeros(0, dtype=np.int64), np.zeros(0)
         self.limit = np.inf
+        self._seeds = self.positions
         self._waiting: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
         self._num_waiting = 0
 
     def seed(self, positions: NDArray[np.int64]) -> None:
-        """Take a first limit from some rows; they come again with all others."""
-        if len(positions) >= self.k:
-            keys = squared_distances(self._query, self._vectors[positions])
-            self.limit = float(np.partition(keys, self.k - 1)[self.k - 1])
+        """Take in rows (ascending) that give a first limit; when the scan meets them again they are passed over."""
+        self._seeds = positions
+        self._merge(positions)
 
     def put(self, positions: NDArray[np.int64], bounds: NDArray[np.float64]) -> bool:
         """Let rows wait; true where there are enough to be refined."""
@@ -55,10 +55,10 @@ class NearestSoFar:
         order = np.argsort(bounds)
         for start in range(0, len(order), self.k):
             chunk = order[start : start + self.k]
-            chunk = np.sort(positions[chunk[bounds[chunk] <= self.limit]])
+            chunk = positions[chunk[bounds[chunk] <= self.limit]]
             if not len(chunk):
                 return
-            self._merge(chunk)
+            self._merge(np.setdiff1d(chunk, self._seeds, assume_unique=True))
 
     def _merge(self, positions: NDArray[np.int64]) -> None:
         rows = np.concatenate([self.positions, positions])
