@@ -30,7 +30,11 @@ from l2d_ray.decode.local import ENTRY, Keys, LocalCandidates, LocalRequest
 from l2d_ray.decode.topk import TopK, rank
 
 SPREAD: Final = 4.0
-"""Margin of the first request, in standard deviations of a shard's number of survivors if every entry were drawn alone: where to begin."""
+"""Margin of the first request, in standard deviations of a shard's number of survivors if every entry were drawn alone: where to begin.
+
+Measured on 7,617 SmolLM2 states of MovieLens-100K, 2 to 64 shards, M = 100 and 500: at most 19 % of the queries need a second round with
+4, 2 % with 5. Vectors that lie in clumps by item need far more, which is why it is learnt.
+"""
 LEAST_SPREAD, MOST_SPREAD = 1.0, 256.0
 WANTED_AGAIN = 0.05
 """Share of queries that may need a second round: rarely enough that it costs no time, often enough that no bytes are wasted."""
