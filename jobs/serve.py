@@ -54,7 +54,7 @@ def serving(config: RunConfig) -> Iterator[str]:
     """The service, ready, for the length of a ``with`` block; gives its URL. Refuses a damaged run before anything is deployed."""
     url = f"http://{config.serve.host}:{config.serve.port}"
     refuse_taken_port(config.serve.host, config.serve.port)
-    open_index(config.index_dir).verify()
+    open_index(config.index_dir).verify(with_entries="local" in config.serve.decoders)
     for name, value in SERVE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with connect(config.ray.address, config.ray.num_cpus), deployed(config):
@@ -77,6 +77,7 @@ def deployed(config: RunConfig) -> Iterator[None]:
         device=config.device,
         encoder_replicas=config.serve.encoder_replicas,
         shard_replicas=config.serve.shard_replicas,
+        decoders=config.serve.decoders,
         encoder_num_gpus=num_gpus_of_encoder(config.device),
         shard_num_cpus=round(CPUS_OF_ALL_SHARDS / num_shards, 4),
     )

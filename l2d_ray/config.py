@@ -212,6 +212,9 @@ class ServeConfig(Section):
     port: int = Field(8000, ge=1, le=65535, description="Port that is listened on.")
     encoder_replicas: int = Field(1, ge=1, description="Replicas of the encoder.")
     shard_replicas: int = Field(1, ge=1, description="Replicas of every shard.")
+    decoders: tuple[Literal["global", "local", "whitened"], ...] = Field(
+        ("global", "local", "whitened"), min_length=1, description="Decoders that are answered; without local no entry is loaded."
+    )
 
 
 class RayConfig(Section):

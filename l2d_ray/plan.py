@@ -5,7 +5,7 @@ benchmark holds the formulas beside what was measured at 10^5 and 10^7. The rate
 utilisation that the caller states.
 
     memory     N (2 d + row) on storage, and every interaction's id and time once more in the user sequences
-    index      N (2 d + row) on disk; compressed: + N codes (d / 8 + factors + id) and the centroids
+    index      N (2 d + row) on disk; compressed: + N codes (a bit an axis, factors, id) and the centroids
     serving    statistics: 8 d + a few numbers an item and 8 d^2 a shard; entries: columns of the exact kind, or the codes
     encoding   2 P tokens floating-point operations for P parameters
     search     exact: in proportion to N d; compressed: to the codes in the probed lists and the candidates that are re-scored
@@ -22,7 +22,7 @@ from typing import Final, Literal
 from l2d_ray.decode.local import ENTRY
 from l2d_ray.decode.local_merge import first_limits
 from l2d_ray.errors import ConfigError
-from l2d_ray.index.compressed import CANDIDATES_PER_NEIGHBOR, NUM_PROBES, choose_num_lists
+from l2d_ray.index.compressed import CANDIDATES_PER_NEIGHBOR, MIN_CANDIDATES, NUM_PROBES, choose_num_lists
 
 CONSTANTS_PATH: Final = Path(__file__).with_name("plan_constants.json")
 SECONDS_PER_HOUR: Final = 3600
@@ -38,7 +38,9 @@ class Constants:
         memory_row_bytes: of a row in the memory's table beside its vector.
         sequence_bytes: of an interaction in the user sequences.
         segment_row_bytes: of an entry in the index's files beside its vector and code.
-        code_row_bytes: of a code beside its d / 8 bytes.
+        axes_share: principal axes that a code keeps a bit of, over d; a matter of the model's states.
+        code_row_bytes: of a code beside its bits.
+        list_bytes: of a list of the inverted file beside its centroid.
         statistics_item_bytes: of an item's statistics beside its 8 d bytes.
         exact_memory_share: what the exact kind holds in memory, over the vectors' float16 bytes.
         encode_flops: 2 P tokens a second.
@@ -51,7 +53,9 @@ class Constants:
     memory_row_bytes: float
     sequence_bytes: float
     segment_row_bytes: float
+    axes_share: float
     code_row_bytes: float
+    list_bytes: float
     statistics_item_bytes: float
     exact_memory_share: float
     encode_flops: float
@@ -155,7 +159,8 @@ def index_disk_bytes(num_entries: int, workload: Workload, constants: Constants)
 
 def code_bytes(num_entries: int, dim: int, constants: Constants) -> float:
     """Of the codes and centroids of a segment."""
-    return num_entries * (dim / 8 + constants.code_row_bytes) + 4 * dim * choose_num_lists(num_entries)
+    axes = dim * constants.axes_share
+    return num_entries * (axes / 8 + constants.code_row_bytes) + choose_num_lists(num_entries) * (4 * axes + constants.list_bytes)
 
 
 def entries_memory_bytes(num_entries: int, workload: Workload, constants: Constants) -> float:
@@ -185,7 +190,7 @@ def query_s(num_entries: int, workload: Workload, constants: Constants) -> float
         return num_entries * 2 * workload.dim * constants.exact_query_s
     lists = choose_num_lists(num_entries)
     scanned = num_entries * min(1.0, NUM_PROBES / lists)
-    candidates = min(num_entries, CANDIDATES_PER_NEIGHBOR * workload.num_neighbors)
+    candidates = min(num_entries, max(MIN_CANDIDATES, CANDIDATES_PER_NEIGHBOR * workload.num_neighbors))
     return scanned * constants.scan_s + candidates * constants.candidate_s
 
 

@@ -7,7 +7,7 @@ import pytest
 from jobs import plan as plan_job
 from l2d_ray.decode.local_merge import first_limits
 from l2d_ray.errors import ConfigError
-from l2d_ray.index.compressed import choose_num_lists
+from l2d_ray.index.compressed import MIN_CANDIDATES, NUM_PROBES, choose_num_lists
 from l2d_ray.plan import Constants, Workload, plan
 from tests.toys import build_toy_run, toy_config
 
@@ -15,7 +15,9 @@ UNITS = Constants(
     memory_row_bytes=40,
     sequence_bytes=10,
     segment_row_bytes=24,
+    axes_share=0.5,
     code_row_bytes=16,
+    list_bytes=300,
     statistics_item_bytes=32,
     exact_memory_share=0.5,
     encode_flops=1e9,
@@ -32,7 +34,7 @@ WORK = Workload(num_entries=1_000_000, num_items=1000, dim=100, num_parameters=1
 def test_sizes_by_hand():
     found = plan(WORK, UNITS)
     shard = 250_000
-    codes = shard * (100 / 8 + 16) + 4 * 100 * choose_num_lists(shard)
+    codes = shard * (50 / 8 + 16) + choose_num_lists(shard) * (4 * 50 + 300)
     assert found.memory_disk_bytes == 1_000_000 * (200 + 40 + 10)
     assert found.shard_disk_bytes == round(shard * (200 + 24) + codes)
     assert found.shard_entries_memory_bytes == round(codes)
@@ -48,7 +50,7 @@ def test_times_by_hand():
     assert found.write_hours == pytest.approx(2e8 / 2e6 / 3600)
     assert found.index_hours == pytest.approx(2e8 / 2e6 / 3600)
     lists = choose_num_lists(250_000)
-    assert found.local_queries_per_s == pytest.approx(2 / (250_000 * 64 / lists * 1e-8 + 400 * 1e-6))
+    assert found.local_queries_per_s == pytest.approx(2 / (250_000 * NUM_PROBES / lists * 1e-8 + MIN_CANDIDATES * 1e-6))
     exact = plan(replace(WORK, kind="exact"), UNITS)
     assert exact.local_queries_per_s == pytest.approx(2 / (250_000 * 200 * 1e-9))
     assert exact.index_hours == pytest.approx(found.index_hours / 2)
@@ -88,7 +90,9 @@ def test_the_committed_constants_are_positive():
 
 
 def test_the_job_names_what_it_cannot_know(tmp_path):
-    with pytest.raises(ConfigError, match=r"There is no memory at .* so give plan.num_entries, plan.num_items, plan.dim, plan.num_parameters"):
+    with pytest.raises(
+        ConfigError, match=r"There is no memory at .* so give plan.num_entries, plan.num_items, plan.dim, plan.num_parameters"
+    ):
         plan_job.main(toy_config(tmp_path))
 
 

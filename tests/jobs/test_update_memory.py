@@ -85,7 +85,7 @@ def test_all_changes_in_one_call_are_versions_of_their_own(run_dir):
         "forget_users": ["user-001"],
         "retire_items": ["item-03"],
         "rename_items": {"item-04": "Fourth"},
-        "expire_before": 1001,
+        "expire_before": 1002,
         "half_life_days": 30,
         "compact": True,
         "clean_up_days": 0,
