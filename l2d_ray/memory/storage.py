@@ -38,9 +38,13 @@ def write_bytes(uri: str, name: str, content: bytes) -> None:
         return
     filesystem.create_dir(f"{path}/{name}".rpartition("/")[0], recursive=True)
     partial = f"{path}/{name}.{uuid4().hex}.partial"
-    with filesystem.open_output_stream(partial) as stream:
-        stream.write(content)
-    filesystem.move(partial, f"{path}/{name}")
+    try:
+        with filesystem.open_output_stream(partial) as stream:
+            stream.write(content)
+        filesystem.move(partial, f"{path}/{name}")
+    except OSError:  # a full disk: leave nothing that takes the last of it
+        remove_file(uri, partial.removeprefix(f"{path}/"))
+        raise
 
 
 def remove_file(uri: str, name: str) -> None:
