@@ -149,9 +149,9 @@ def _write_part(
 
 
 def hash_of_data(data_dir: Path) -> str:
-    """Names the prepared data: the parts' bytes. Another k-core, filter or size of part is other data."""
+    """Names the prepared data: the bytes of parts and titles. Another k-core, filter or size of part is other data."""
     digest = blake2b(digest_size=8)
-    for path in part_paths(data_dir):
+    for path in (data_dir / "items.parquet", *part_paths(data_dir)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -24,7 +24,7 @@ from lance.fragment import FragmentMetadata, LanceFragment
 from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
-from l2d_ray.errors import ArtefactError
+from l2d_ray.errors import ArtefactError, ConflictError
 from l2d_ray.memory.commits import NO_CHANGES, FileChanges, commit, create_table, restore, state_of, writing
 from l2d_ray.memory.deletions import check_deletions
 from l2d_ray.memory.difference import Difference, RowVersions, rows_without
@@ -78,9 +78,9 @@ class Memory:
 
     @classmethod
     def create(cls, uri: str, *, fingerprint: str, dim: int, catalogue: Catalogue, data_hash: str = "") -> Memory:
-        """An empty memory for samples of the prepared data named by ``data_hash``; ArtefactError where one is there already."""
+        """An empty memory for samples of the prepared data named by ``data_hash``; ConflictError where one is there already."""
         if exists(uri):
-            raise ArtefactError(f"There is a memory at {uri} already; open it, or give another place.")
+            raise ConflictError(f"There is a memory at {uri} already; open it, or give another place.")
         with writing(uri):
             items = write_table(uri, "items", items_table(catalogue))
         metadata = MemoryMetadata(fingerprint, dim, data_hash)
