@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from benchmarks.environment import restart_without_handicaps
 from benchmarks.result import arguments, print_result, target
 from benchmarks.vectors import JITTER, NEIGHBOR, NUM_USERS, Entries, States, jittered_entries, real_states
-from l2d_ray.index.compressed import CompressedSearch
+from l2d_ray.index.compressed import CODES, CompressedSearch
 from l2d_ray.index.exact import ExactSearch
 from l2d_ray.index.search import squared_distances
 
@@ -98,6 +98,7 @@ def measure(entries: Entries, states: States, run_dir: Path, num_rounds: int) ->
     oracle = {m: sides["exact"].search(queries, m) for m in NUM_NEIGHBORS}
     approximate = {m: sides["compressed"].search(queries, m) for m in NUM_NEIGHBORS}
     return {
+        "code_axes": num_code_axes(run_dir / f"codes-{size}"),
         "queries_per_s": rates,
         "index_recall": {str(m): round(overlap(approximate[m], oracle[m]), 4) for m in NUM_NEIGHBORS},
         "memory_bytes_per_entry": {name: round(side.memory_bytes / size, 1) for name, side in sides.items()},
@@ -106,6 +107,12 @@ def measure(entries: Entries, states: States, run_dir: Path, num_rounds: int) ->
         "memory_share_of_float16": round(sides["compressed"].memory_bytes / (2 * dim * size), 4),
         "recall@20": recommender_recall(sides, entries, states),
     }
+
+
+def num_code_axes(folder: Path) -> int:
+    """Axes of which a code keeps a bit."""
+    codes = faiss.read_index(str(folder / CODES))  # owns ``codes.index``
+    return int(codes.index.d)
 
 
 def make_sides(entries: Entries, folder: Path) -> dict[str, Side]:

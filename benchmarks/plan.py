@@ -2,9 +2,9 @@
 
     python -m benchmarks.plan [--small] [--write] [--run-dir DIR]
 
-Memories and exact indexes of two shards are written here: clustered vectors of 1,000 items, 576 wide at 10^5 and 10^6 entries, 64 wide at
-10^7, by the functions of the package, on one core. Search, codes and encoding are read from the committed results of benchmarks.index_scale
-and benchmarks.build_throughput. Constants are taken from the measurement at 10^6 alone (``--write`` stores them as
+Memories and exact indexes of two shards are written here: clustered vectors of 1,000 items, 576 wide at 10^5 and 10^6 entries, 64
+wide at 10^7, by the functions of the package, on one core; a mini model encodes samples of MovieLens-100K. Search and codes are read from
+the committed result of benchmarks.index_scale. Constants are taken from the measurement at 10^6 alone (``--write`` stores them as
 l2d_ray/plan_constants.json); the other sizes are what the plan is held against: sizes within 10 %, times within a factor of 2.
 """
 
@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,31 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.encoder import draw_users
 from benchmarks.result import arguments, print_result, target
+from jobs import prepare_data
+from jobs.train import base_model
+from l2d_ray.config import RunConfig
 from l2d_ray.data.catalogue import Catalogue
+from l2d_ray.data.sequences import iter_sequences
+from l2d_ray.index.compressed import choose_num_lists
 from l2d_ray.index.layout import IndexManifest
 from l2d_ray.index.plan import IndexOptions, finish_index, make_shard, plan_index
 from l2d_ray.memory.entries import EntryBatch, table_of
 from l2d_ray.memory.overview import stored_bytes
 from l2d_ray.memory.sequences import RememberedSequence, store_sequences
 from l2d_ray.memory.table import Memory
-from l2d_ray.plan import CONSTANTS_PATH, Constants, Workload, code_bytes, encode_s, plan, query_s
-from l2d_ray.schema import bucket_of
+from l2d_ray.model.encoder import Encoder
+from l2d_ray.plan import CONSTANTS_PATH, Constants, Workload, encode_s, plan, query_s
+from l2d_ray.schema import TRAIN, bucket_of
+from l2d_ray.text.harvest import harvest
+from l2d_ray.text.prompts import tokenize_titles
 
 NUM_ITEMS, NUM_SHARDS, BATCH_ROWS, CORES = 1000, 2, 50_000, 1
 SIZES = ((10**5, 576), (10**6, 576), (10**7, 64))
 CALIBRATION = 10**6
+LIST_BYTES = 300
+"""Of a list of the inverted file beside its centroid: its neighbours in the graph (HNSW32: 64 numbers of 4 bytes) and its head."""
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -55,6 +66,16 @@ class Measured:
     manifest: IndexManifest
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A pass of the encoder."""
+
+    num_entries: int
+    num_tokens: int
+    num_parameters: int
+    seconds: float
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--write", action="store_true", help="store the constants")
@@ -63,12 +84,13 @@ def main() -> None:
     sizes = ((20_000, 64), (60_000, 64)) if options.small else SIZES
     with tempfile.TemporaryDirectory(dir=options.run_dir) as folder:
         found = [measure(Path(folder) / str(size), size, dim) for size, dim in sizes]
-    search, encoding = read("index_scale"), read("build_throughput")
+        few_users, other_users = measure_encoding(Path(folder) / "run", 5 if options.small else 40)
+    search = read("index_scale")
     calibration = found[-1] if options.small else next(m for m in found if m.num_entries == CALIBRATION)
-    constants = constants_of(calibration, search, encoding)
+    constants = constants_of(calibration, search, few_users)
     if options.write:
         CONSTANTS_PATH.write_text(constants.to_json())
-    compared = {**compare_storage(found, constants), **compare_search(search, constants), **compare_encoding(encoding, constants)}
+    compared = {**compare_storage(found, constants), **compare_search(search, constants), **compare_encoding(other_users, constants)}
     print_result("plan", {"small": options.small, "compared": compared, "constants": json.loads(constants.to_json())}, targets(compared))
 
 
@@ -128,7 +150,7 @@ def read(name: str) -> dict[str, Any]:
     return result
 
 
-def constants_of(m: Measured, search: dict[str, Any], encoding: dict[str, Any]) -> Constants:
+def constants_of(m: Measured, search: dict[str, Any], encoded: Encoded) -> Constants:
     """Constants from one size of the memory and one of the search."""
     vectors, of_size = 2 * m.dim * m.num_entries, search["sizes"][str(CALIBRATION)]
     dim, memory_bytes = search["dim"], of_size["memory_bytes_per_entry"]
@@ -137,14 +159,18 @@ def constants_of(m: Measured, search: dict[str, Any], encoding: dict[str, Any]) 
     unit = Workload(CALIBRATION, NUM_ITEMS, dim, 1, num_shards=1)
     scan_s, candidate_s = split_seconds(unit, seconds)
     copy_s = m.index_s / vectors  # of a float16 byte, before codes
+    axes = of_size["code_axes"]
+    centroids = choose_num_lists(CALIBRATION) * (4 * axes + LIST_BYTES)
     return Constants(
         memory_row_bytes=(m.table_bytes - vectors) / m.num_entries,
         sequence_bytes=m.sequence_bytes / m.num_entries,
         segment_row_bytes=(m.segment_bytes - vectors) / m.num_entries,
-        code_row_bytes=memory_bytes["compressed"] - code_bytes(CALIBRATION, dim, NO_CODES) / CALIBRATION,
+        axes_share=axes / dim,
+        code_row_bytes=memory_bytes["compressed"] - axes / 8 - centroids / CALIBRATION,
+        list_bytes=LIST_BYTES,
         statistics_item_bytes=(sum(m.manifest.statistics_bytes) - 8 * NUM_SHARDS * m.dim**2) / NUM_ITEMS - 8 * m.dim,
         exact_memory_share=memory_bytes["exact"] / (2 * dim),
-        encode_flops=encoding["encode_flops"],
+        encode_flops=2 * encoded.num_parameters * encoded.num_tokens / encoded.seconds,
         write_bytes_per_s=vectors / m.write_s,
         exact_build_bytes_per_s=1 / copy_s,
         compressed_build_bytes_per_s=1 / (copy_s + cores / (build["compressed"] * 2 * dim)),
@@ -154,7 +180,7 @@ def constants_of(m: Measured, search: dict[str, Any], encoding: dict[str, Any]) 
     )
 
 
-NO_CODES = Constants(0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0)
+NOTHING = dict.fromkeys((field.name for field in fields(Constants)), 0.0)
 
 
 def split_seconds(unit: Workload, seconds: dict[str, float]) -> tuple[float, float]:
@@ -169,7 +195,7 @@ def split_seconds(unit: Workload, seconds: dict[str, float]) -> tuple[float, flo
 
 def query_part(unit: Workload, num_neighbors: int, part: str) -> float:
     """How many codes or candidates a query has to do with."""
-    one = Constants(**{**json.loads(NO_CODES.to_json()), part: 1.0})
+    one = Constants(**NOTHING | {part: 1.0})
     return query_s(unit.num_entries, workload(unit.num_entries, unit.dim, "compressed", num_neighbors), one)
 
 
@@ -208,11 +234,31 @@ def compare_search(search: dict[str, Any], constants: Constants) -> dict[str, di
     return compared
 
 
-def compare_encoding(encoding: dict[str, Any], constants: Constants) -> dict[str, dict[str, Any]]:
-    """Seconds of the measured build."""
-    job = encoding["job"]
-    w = Workload(job["num_entries"], NUM_ITEMS, 1, job["num_parameters"], tokens_per_entry=job["tokens_per_entry"], num_cores=CORES)
-    return {"build job with one worker, s": pair(encode_s(w, constants), job["work_s"], 2)}
+def measure_encoding(run_dir: Path, num_users: int) -> list[Encoded]:
+    """Samples of some users and of four times as many others, encoded on one core by a mini model with random weights."""
+    config = RunConfig.model_validate({"run_dir": str(run_dir), "device": "cpu", "model": {"name": "mini"}})
+    prepare_data.main(config)
+    catalogue = Catalogue.read(config.data_dir / "items.parquet")
+    language_model = base_model(config, catalogue, "cpu")
+    titles = tokenize_titles(language_model.tokenizer, catalogue.titles, config.model.max_title_tokens)
+    encoder, item_id_to_title = Encoder(language_model.model), dict(zip(catalogue.item_ids, titles, strict=True))
+    users = draw_users(list(iter_sequences(config.data_dir)), 5 * num_users)
+    weights = language_model.model.named_parameters()
+    num_parameters = sum(weight.numel() for name, weight in weights if "embed_tokens" not in name and "lm_head" not in name)
+    found = []
+    for chosen in (users[:num_users], users[num_users:]):
+        windows = harvest(chosen, TRAIN, item_id_to_title=item_id_to_title, prompts=language_model.prompts).windows
+        started = time.perf_counter()
+        num_entries = len(encoder.encode_windows(windows))
+        seconds = time.perf_counter() - started
+        found.append(Encoded(num_entries, sum(len(window.token_ids) for window in windows), num_parameters, seconds))
+    return found
+
+
+def compare_encoding(encoded: Encoded, constants: Constants) -> dict[str, dict[str, Any]]:
+    tokens_per_entry = encoded.num_tokens / encoded.num_entries
+    w = Workload(encoded.num_entries, NUM_ITEMS, 1, encoded.num_parameters, tokens_per_entry=tokens_per_entry, num_cores=CORES)
+    return {f"{encoded.num_entries} samples: encoding, s": pair(encode_s(w, constants), encoded.seconds, 2)}
 
 
 def pair(planned: float, measured: float, within: float) -> dict[str, Any]:

@@ -32,7 +32,7 @@ REQUEST_ROW_BYTES: Final = 8
 
 @dataclass(frozen=True)
 class Constants:
-    """Measured by benchmarks.plan, benchmarks.index_scale and benchmarks.build_throughput; rates are those of one core.
+    """Measured by benchmarks.plan and benchmarks.index_scale; rates are those of one core.
 
     Attributes:
         memory_row_bytes: of a row in the memory's table beside its vector.
