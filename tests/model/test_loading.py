@@ -111,7 +111,7 @@ def test_a_missing_file_is_refused(checkpoint, name):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[]", "is damaged"), ("{", "is damaged"), ('{"format_version": 1}', "is damaged"), ('{"format_version": 99}', "format version 99")],
+    [("[]", "is damaged"), ("{", "is damaged"), ('{"format_version": 2}', "is damaged"), ('{"format_version": 99}', "format version 99")],
 )
 def test_metadata_that_we_did_not_write_is_refused(checkpoint, content, message):
     (checkpoint / "l2d.json").write_text(content)
