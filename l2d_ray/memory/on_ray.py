@@ -5,7 +5,7 @@ description of the files. The driver commits a part as soon as its description a
 
 Exactly once: a version names the parts that it holds, and the rows of a part and its name are committed together or not at all. A build
 killed anywhere and run again encodes the parts alone that no version names; files that were written but never committed belong to no
-version, and jobs.memory cleans them away. Two builds at once share the work: the slower one drops a part that the other has committed.
+version, and jobs.memory cleans them away. Two builds at once do no harm: each drops a part that the other has committed.
 """
 
 from __future__ import annotations
