@@ -5,9 +5,9 @@ turned at random, in an inverted file of RaBitQ codes (one bit an axis and two f
 rotation). They find ``candidates_per_neighbor`` times as many rows as are wanted; those are re-scored in float64 from the memory-mapped
 vectors. So every distance is exact and every tie goes to the smaller sample_id; what is approximate is which rows became candidates.
 
-Measured on 10^5 jittered SmolLM2 states (d = 576), 64 of 256 lists, index recall at M = 100 and 500 with 2 M candidates: 576 axes as they
-are .95 and .96 (80 bytes), turned .99 and 1.00, 320 principal axes turned .98 and .99 (48 bytes). On 10^6, 64 of 1,300 lists: .945 and .952 with 2 M candidates, .980 and .984 with 4 M, hardly
-more from more lists.
+Measured on jittered SmolLM2 states (d = 576), index recall at M = 100 and 500. 10^5, 64 of 256 lists, 2 M candidates: 576 axes as they are
+.95 and .96 (80 bytes), turned .99 and 1.00, 320 principal axes turned .98 and .99 (48 bytes). 10^6, 64 of 1,300 lists: .945 and .952 with
+2 M candidates, .980 and .984 with 4 M, hardly more from more lists.
 """
 
 from __future__ import annotations

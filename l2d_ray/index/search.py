@@ -49,8 +49,8 @@ class RowBlocks:
     Args:
         rows: (n, d) float16 or float32, may be memory-mapped.
         offsets: (n,) float32 or None for the rows' squared norms.
-        cache_bytes: a float32 copy of rows is kept on the device where it is no larger than this; rows that are there in float32 are
-            shared.
+        cache_bytes: on the CPU a float32 copy of rows is kept where it is no larger than this; rows that are there in float32 are
+            shared. Another device holds all rows in their own type and widens them block by block, so that none travels twice.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RowBlocks:
         self.device = device
         self._rows = rows
         self._block_rows = block_rows
-        self._cached = self._load(0, len(rows)) if rows.size * 4 <= cache_bytes else None
+        self._cached = self._resident() if device != "cpu" else self._load(0, len(rows)) if rows.size * 4 <= cache_bytes else None
         norms = np.concatenate([self._squared_norms(start) for start in range(0, len(rows), block_rows)] or [np.zeros(0)])
         self.offsets = torch.from_numpy((norms if offsets is None else offsets).astype(np.float32)).to(device)
         self.largest_norm = float(np.sqrt(norms.max(initial=0.0)))
@@ -84,7 +84,15 @@ class RowBlocks:
         return [(s, min(s + self._block_rows, len(self))) for s in range(0, len(self), self._block_rows)]
 
     def block(self, start: int, stop: int) -> torch.Tensor:
-        return self._load(start, stop) if self._cached is None else self._cached[start:stop]
+        return self._load(start, stop) if self._cached is None else self._cached[start:stop].float()
+
+    def _resident(self) -> torch.Tensor:
+        """All rows on the device, copied block by block."""
+        dtype = torch.from_numpy(np.zeros(0, dtype=self._rows.dtype)).dtype
+        resident = torch.empty(self._rows.shape, dtype=dtype, device=self.device)
+        for start, stop in self.blocks():
+            resident[start:stop] = torch.from_numpy(np.array(self._rows[start:stop]))
+        return resident
 
     def _load(self, start: int, stop: int) -> torch.Tensor:
         rows = self._rows[start:stop]

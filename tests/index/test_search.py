@@ -62,6 +62,17 @@ def test_excluded_rows_are_never_found(drawn, block_rows):
         assert positions.tolist() == expected + [-1] * (k - len(expected))
 
 
+@settings(max_examples=60, deadline=None)
+@given(searches(), st.integers(1, 40))
+def test_rows_that_are_resident_on_a_device_give_the_same_answer(drawn, block_rows):
+    """``cpu:0`` takes the way of every device that is not the CPU: rows stay there in their own type."""
+    queries, rows, ids, k, _ = drawn
+    found = nearest(queries, rows, k, ids=ids, block_rows=block_rows, device="cpu:0")
+    expected = nearest(queries, rows, k, ids=ids)
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    np.testing.assert_array_equal(found.keys, expected.keys)
+
+
 @pytest.mark.parametrize("block_rows", [7, 64, 1000])
 def test_memory_mapped_rows_are_read_in_blocks(tmp_path, block_rows):
     rng = np.random.default_rng(0)
