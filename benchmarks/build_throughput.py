@@ -1,6 +1,6 @@
 """Speed of the memory build, as ratios in one run: prompt formats against plain Hugging Face loops, the whole job against its encoder.
 
-    python -m benchmarks.build_throughput [--small]
+    python -m benchmarks.build_throughput [--small] [--only formats|job]
 
 Formats: interleaved, medians of the rounds, one torch thread, the transformer's body alone on every side. CPU seconds stand beside the
 seconds of the clock, since a neighbour on the machine disturbs them less. A plain loop takes one prompt a sample in arrival order, in
@@ -15,18 +15,20 @@ padded batches of 32:
 
 Job: ``build_memory`` on a local Ray cluster, its steady rate (start-up and the first part excluded), against ``encode_windows`` over
 the same parts prepared beforehand, all with one thread a worker; 1 and 2 workers. On two cores the second worker's core is also the
-one that writes, commits and runs Ray, so that two workers cannot reach twice the rate of one.
+one that writes, commits and runs Ray, so that two workers cannot reach twice the rate of one. The bare loop runs before and after each
+pair of jobs, ratios are taken round by round, and the machine's load is noted: the job needs the machine to itself to say anything.
 
 Data: MovieLens-100K's training samples; the model is a mini with random weights (speed does not depend on them).
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -96,18 +98,40 @@ class Timed:
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--only", choices=("formats", "job"), help="measure one half; the other's targets are then not measured")
+    options = parser.parse_args()
     torch.set_num_threads(1)
+    num_rounds = 1 if options.small else 3
+    figures: dict[str, Any] = {"small": options.small, "data": "ml-100k", "load_average_before": os.getloadavg()}
     with tempfile.TemporaryDirectory() as folder:
         run_dir = options.run_dir or Path(folder)
         settings = {name: make_setting(run_dir, name) for name in ("sequence", "instruction")}
         sequences = list(iter_sequences(config_of(run_dir, "sequence").data_dir))
-        users = draw_users(sequences, 6 if options.small else 20)
-        formats, format_targets = compare_formats(settings, users, num_rounds=1 if options.small else 3)
-        job, job_targets = compare_job(settings["sequence"], run_dir, num_rounds=1 if options.small else 3)
-    histories = [p for user in sequences for p in user.target_positions(TRAIN)]
-    figures = {"small": options.small, "data": "ml-100k", "mean_history_of_the_data": round(float(np.mean(histories)), 1)}
-    print_result("build_throughput", figures | {"formats": formats, "job": job}, format_targets | job_targets)
+        histories = [p for user in sequences for p in user.target_positions(TRAIN)]
+        figures["mean_history_of_the_data"] = round(float(np.mean(histories)), 1)
+        if options.only != "job":
+            users = draw_users(sequences, 6 if options.small else 20)
+            figures["formats"] = compare_formats(settings, users, num_rounds=num_rounds)
+        if options.only != "formats":
+            figures["job"] = compare_job(settings["sequence"], run_dir, num_rounds=num_rounds)
+    print_result("build_throughput", figures | {"load_average_after": os.getloadavg()}, targets_of(figures))
+
+
+def targets_of(figures: dict[str, Any]) -> dict[str, Any]:
+    """The targets beside what was measured; None for a half that was left out."""
+    formats, job = figures.get("formats"), figures.get("job")
+    speedup = {name: ratio["wall"] for name, ratio in formats["speedup"].items()} if formats else {}
+    ratios = job["ratios"] if job else {}
+    difference = max(formats["largest_state_difference"].values()) if formats else None
+    return {
+        "sequence format over the plain way (same text)": target(speedup.get("sequence / same-text"), 8.0),
+        "sequence format over the plain way (last 10 titles)": target(speedup.get("sequence / last-10"), 8.0),
+        "instruction format over the plain way": target(speedup.get("instruction / instruction-plain"), 1.5),
+        "states equal": target(difference, 1e-4, at_most=True),
+        "whole job over the bare encoder loop": target(ratios.get("job / bare"), 0.9),
+        "two workers over one": target(ratios.get("2 workers / 1 worker"), 1.6),
+    }
 
 
 def config_of(run_dir: Path, prompt_format: str) -> RunConfig:
@@ -125,14 +149,14 @@ def make_setting(run_dir: Path, prompt_format: str) -> Setting:
     return Setting(language_model, dict(zip(catalogue.item_ids, titles, strict=True)))
 
 
-def compare_formats(settings: dict[str, Setting], users: list[UserSequence], *, num_rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures and targets of both formats on the users' training samples."""
+def compare_formats(settings: dict[str, Setting], users: list[UserSequence], *, num_rounds: int) -> dict[str, Any]:
+    """Figures of both formats on the users' training samples."""
     texts = texts_of(settings, users)
     timed = run_rounds(format_sides(settings, texts), num_rounds)
     speedup = {f"{ours} / {theirs}": timed[ours].speedup_over(timed[theirs]) for ours, theirs in OPPONENTS}
     differences = {f"{ours} / {theirs}": timed[ours].difference(timed[theirs]) for ours, theirs in OPPONENTS if theirs != "last-10"}
     num_samples = len(texts["instruction"])
-    figures = {
+    return {
         "num_samples": num_samples,
         "mean_history": round(float(np.mean([p for user in users for p in user.target_positions(TRAIN)])), 1),
         "mean_tokens": {name: round(mean_length(texts[name]), 1) for name in ("same-text", "last-10", "instruction")},
@@ -142,13 +166,6 @@ def compare_formats(settings: dict[str, Setting], users: list[UserSequence], *, 
         "speedup": speedup,
         "largest_state_difference": differences,
     }
-    targets = {
-        "sequence format over the plain way (same text)": target(speedup["sequence / same-text"]["wall"], 8.0),
-        "sequence format over the plain way (last 10 titles)": target(speedup["sequence / last-10"]["wall"], 8.0),
-        "instruction format over the plain way": target(speedup["instruction / instruction-plain"]["wall"], 1.5),
-        "states equal": target(max(differences.values()), 1e-4, at_most=True),
-    }
-    return figures, targets
 
 
 def texts_of(settings: dict[str, Setting], users: list[UserSequence]) -> dict[str, list[Any]]:
@@ -177,8 +194,8 @@ def format_sides(settings: dict[str, Setting], texts: dict[str, list[Any]]) -> d
     }
 
 
-def compare_job(setting: Setting, run_dir: Path, *, num_rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures and targets of the whole job; every build goes into a fresh memory."""
+def compare_job(setting: Setting, run_dir: Path, *, num_rounds: int) -> dict[str, Any]:
+    """Figures of the whole job; every build goes into a fresh memory."""
     data_dir, checkpoint_dir, encoder, builds = run_dir / "data", run_dir / "checkpoint", setting.encoder(), count()
     save_checkpoint(setting.language_model, checkpoint_dir)
     parts = [setting.harvest(read_part(path)).windows for path in part_paths(data_dir)]
@@ -195,22 +212,27 @@ def compare_job(setting: Setting, run_dir: Path, *, num_rounds: int) -> tuple[di
         uri = str(run_dir / f"memory-{next(builds)}")
         return build_memory(data_dir, uri, spec=spec, num_workers=num_workers).entries_per_s
 
-    measured: dict[str, list[float]] = {"bare": [], "1 worker": [], "2 workers": []}
     with connect(None, NUM_LOGICAL_CPUS):
+        bares, ones, twos = [bare()], [], []
         for _ in range(num_rounds):
-            measured["bare"].append(bare())
-            measured["1 worker"].append(job(1))
-            measured["2 workers"].append(job(2))
-    rates = {name: round(median(values), 1) for name, values in measured.items()}
-    ratios = {
-        "job / bare": round(rates["1 worker"] / rates["bare"], 3),
-        "2 workers / 1 worker": round(rates["2 workers"] / rates["1 worker"], 2),
+            ones.append(job(1))
+            twos.append(job(2))
+            bares.append(bare())
+    beside = [(before + after) / 2 for before, after in pairwise(bares)]
+    return {
+        "num_entries": num_entries,
+        "num_parts": len(parts),
+        "threads_per_worker": 1,
+        "entries_per_s": {"bare": rounded(bares), "1 worker": rounded(ones), "2 workers": rounded(twos)},
+        "ratios": {
+            "job / bare": round(median(one / bare_rate for one, bare_rate in zip(ones, beside, strict=True)), 3),
+            "2 workers / 1 worker": round(median(two / one for one, two in zip(ones, twos, strict=True)), 2),
+        },
     }
-    targets = {
-        "whole job over the bare encoder loop": target(ratios["job / bare"], 0.9),
-        "two workers over one": target(ratios["2 workers / 1 worker"], 1.6),
-    }
-    return {"num_entries": num_entries, "num_parts": len(parts), "threads_per_worker": 1, "entries_per_s": rates, "ratios": ratios}, targets
+
+
+def rounded(rates: list[float]) -> list[float]:
+    return [round(rate, 1) for rate in rates]
 
 
 def run_rounds(sides: dict[str, Callable[[], States]], num_rounds: int) -> dict[str, Timed]:
