@@ -159,7 +159,7 @@ def hash_of_data(data_dir: Path) -> str:
 def _open_or_create(memory_uri: str, checkpoint_dir: Path, catalogue: Catalogue, data_hash: str) -> Memory:
     metadata = read_metadata(checkpoint_dir)
     if not exists(memory_uri):
-        with suppress(ConflictError):  # another build of the same memory, which then shares the work
+        with suppress(ConflictError):  # another build has just made it
             made_with = {"fingerprint": metadata["fingerprint"], "dim": metadata["dim"], "data_hash": data_hash}
             return Memory.create(memory_uri, catalogue=catalogue, **made_with)
     memory = Memory.open(memory_uri, fingerprint=metadata["fingerprint"])
