@@ -155,26 +155,25 @@ def constants_of(m: Measured, search: dict[str, Any], encoded: Encoded) -> Const
     vectors, of_size = 2 * m.dim * m.num_entries, search["sizes"][str(CALIBRATION)]
     dim, memory_bytes = search["dim"], of_size["memory_bytes_per_entry"]
     build, cores = of_size["build_entries_per_s"], search["threads"]
-    seconds = {key: cores / rate for key, rate in of_size["queries_per_s"]["compressed"].items()}
-    unit = Workload(CALIBRATION, NUM_ITEMS, dim, 1, num_shards=1)
-    scan_s, candidate_s = split_seconds(unit, seconds)
+    scan_s, candidate_s = split_seconds("compressed", dim, of_size, cores)
+    exact_scan_s, exact_neighbor_s = split_seconds("exact", dim, of_size, cores)
     copy_s = m.index_s / vectors  # of a float16 byte, before codes
     axes = of_size["code_axes"]
-    centroids = choose_num_lists(CALIBRATION) * (4 * axes + LIST_BYTES)
+    shared_bytes = choose_num_lists(CALIBRATION) * (4 * axes + LIST_BYTES) + 4 * dim * axes
     return Constants(
         memory_row_bytes=(m.table_bytes - vectors) / m.num_entries,
         sequence_bytes=m.sequence_bytes / m.num_entries,
         segment_row_bytes=(m.segment_bytes - vectors) / m.num_entries,
         axes_share=axes / dim,
-        code_row_bytes=memory_bytes["compressed"] - axes / 8 - centroids / CALIBRATION,
+        code_row_bytes=memory_bytes["compressed"] - axes / 8 - shared_bytes / CALIBRATION,
         list_bytes=LIST_BYTES,
         statistics_item_bytes=(sum(m.manifest.statistics_bytes) - 8 * NUM_SHARDS * m.dim**2) / NUM_ITEMS - 8 * m.dim,
-        exact_memory_share=memory_bytes["exact"] / (2 * dim),
         encode_flops=2 * encoded.num_parameters * encoded.num_tokens / encoded.seconds,
         write_bytes_per_s=vectors / m.write_s,
         exact_build_bytes_per_s=1 / copy_s,
         compressed_build_bytes_per_s=1 / (copy_s + cores / (build["compressed"] * 2 * dim)),
-        exact_query_s=cores / (of_size["queries_per_s"]["exact"]["batch 64, M 100"] * CALIBRATION * 2 * dim),
+        exact_scan_s=exact_scan_s,
+        exact_neighbor_s=exact_neighbor_s,
         scan_s=scan_s,
         candidate_s=candidate_s,
     )
@@ -183,20 +182,18 @@ def constants_of(m: Measured, search: dict[str, Any], encoded: Encoded) -> Const
 NOTHING = dict.fromkeys((field.name for field in fields(Constants)), 0.0)
 
 
-def split_seconds(unit: Workload, seconds: dict[str, float]) -> tuple[float, float]:
-    """Seconds of a scanned code and of a candidate, from queries with 100 and 500 neighbours; neither below zero."""
-    work: NDArray[np.float64] = np.array([[query_part(unit, m, part) for part in ("scan_s", "candidate_s")] for m in (100, 500)])
-    observed = np.array([seconds[f"batch 64, M {m}"] for m in (100, 500)])
-    scan_s, candidate_s = np.linalg.solve(work, observed)
-    if scan_s < 0 or candidate_s < 0:
-        scan_s, candidate_s = observed[0] / work[0, 0], 0.0
-    return float(scan_s), float(candidate_s)
+def split_seconds(kind: str, dim: int, figures: dict[str, Any], cores: int) -> tuple[float, float]:
+    """Core-seconds of the two parts of a query's work, from queries with 100 and 500 neighbours; neither below zero."""
+    parts = ("scan_s", "candidate_s") if kind == "compressed" else ("exact_scan_s", "exact_neighbor_s")
+    work: NDArray[np.float64] = np.array([[query_part(kind, dim, m, part) for part in parts] for m in (100, 500)])
+    observed = np.array([cores / figures["queries_per_s"][kind][f"batch 64, M {m}"] for m in (100, 500)])
+    first, second = np.linalg.solve(work, observed)
+    return (float(first), float(second)) if first > 0 and second > 0 else (float(observed[0] / work[0, 0]), 0.0)
 
 
-def query_part(unit: Workload, num_neighbors: int, part: str) -> float:
-    """How many codes or candidates a query has to do with."""
-    one = Constants(**NOTHING | {part: 1.0})
-    return query_s(unit.num_entries, workload(unit.num_entries, unit.dim, "compressed", num_neighbors), one)
+def query_part(kind: str, dim: int, num_neighbors: int, part: str) -> float:
+    """How much of a part's unit a query has to do with."""
+    return query_s(CALIBRATION, workload(CALIBRATION, dim, kind, num_neighbors), Constants(**NOTHING | {part: 1.0}))
 
 
 def workload(num_entries: int, dim: int, kind: Any, num_neighbors: int = 100, num_shards: int = 1) -> Workload:

@@ -8,7 +8,7 @@ utilisation that the caller states.
     index      N (2 d + row) on disk; compressed: + N codes (a bit an axis, factors, id) and the centroids
     serving    statistics: 8 d + a few numbers an item and 8 d^2 a shard; entries: columns of the exact kind, or the codes
     encoding   2 P tokens floating-point operations for P parameters
-    search     exact: in proportion to N d; compressed: to the codes in the probed lists and the candidates that are re-scored
+    search     exact: to the columns of all entries and the neighbours; compressed: to the codes in the probed lists and the candidates
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from l2d_ray.decode.local import ENTRY
 from l2d_ray.decode.local_merge import first_limits
 from l2d_ray.errors import ConfigError
 from l2d_ray.index.compressed import CANDIDATES_PER_NEIGHBOR, MIN_CANDIDATES, NUM_PROBES, choose_num_lists
+from l2d_ray.index.exact import head_width
 
 CONSTANTS_PATH: Final = Path(__file__).with_name("plan_constants.json")
 SECONDS_PER_HOUR: Final = 3600
@@ -42,12 +43,11 @@ class Constants:
         code_row_bytes: of a code beside its bits.
         list_bytes: of a list of the inverted file beside its centroid.
         statistics_item_bytes: of an item's statistics beside its 8 d bytes.
-        exact_memory_share: what the exact kind holds in memory, over the vectors' float16 bytes.
         encode_flops: 2 P tokens a second.
         write_bytes_per_s: float16 bytes a second from states in memory to committed rows.
         exact_build_bytes_per_s, compressed_build_bytes_per_s: float16 bytes a second from the memory to a sealed shard.
-        exact_query_s: seconds of a query in a batch of 64, for a float16 byte.
-        scan_s, candidate_s: seconds of a query in a batch of 64, for a code in a probed list and for a candidate.
+        exact_scan_s, exact_neighbor_s: seconds of an exact query in a batch of 64, for a column of an entry and for a neighbour.
+        scan_s, candidate_s: seconds of a compressed query in a batch of 64, for a code in a probed list and for a candidate.
     """
 
     memory_row_bytes: float
@@ -57,12 +57,12 @@ class Constants:
     code_row_bytes: float
     list_bytes: float
     statistics_item_bytes: float
-    exact_memory_share: float
     encode_flops: float
     write_bytes_per_s: float
     exact_build_bytes_per_s: float
     compressed_build_bytes_per_s: float
-    exact_query_s: float
+    exact_scan_s: float
+    exact_neighbor_s: float
     scan_s: float
     candidate_s: float
 
@@ -158,9 +158,10 @@ def index_disk_bytes(num_entries: int, workload: Workload, constants: Constants)
 
 
 def code_bytes(num_entries: int, dim: int, constants: Constants) -> float:
-    """Of the codes and centroids of a segment."""
+    """Of a segment's codes, centroids and axes."""
     axes = dim * constants.axes_share
-    return num_entries * (axes / 8 + constants.code_row_bytes) + choose_num_lists(num_entries) * (4 * axes + constants.list_bytes)
+    lists = choose_num_lists(num_entries) * (4 * axes + constants.list_bytes)
+    return num_entries * (axes / 8 + constants.code_row_bytes) + lists + 4 * dim * axes
 
 
 def entries_memory_bytes(num_entries: int, workload: Workload, constants: Constants) -> float:
@@ -169,7 +170,12 @@ def entries_memory_bytes(num_entries: int, workload: Workload, constants: Consta
         return 0.0
     if workload.kind == "compressed":
         return code_bytes(num_entries, workload.dim, constants)
-    return num_entries * 2 * workload.dim * constants.exact_memory_share
+    return 4.0 * num_entries * num_columns(num_entries, workload.dim)
+
+
+def num_columns(num_entries: int, dim: int) -> int:
+    """Columns that the exact kind holds of every entry (index.pruning)."""
+    return min(head_width(num_entries), dim) + 2
 
 
 def statistics_bytes(num_items: int, dim: int, constants: Constants) -> float:
@@ -187,7 +193,8 @@ def encode_s(workload: Workload, constants: Constants) -> float:
 def query_s(num_entries: int, workload: Workload, constants: Constants) -> float:
     """Core-seconds of a local query in a shard of so many entries, in a batch of 64."""
     if workload.kind == "exact":
-        return num_entries * 2 * workload.dim * constants.exact_query_s
+        columns = num_entries * num_columns(num_entries, workload.dim)
+        return columns * constants.exact_scan_s + workload.num_neighbors * constants.exact_neighbor_s
     lists = choose_num_lists(num_entries)
     scanned = num_entries * min(1.0, NUM_PROBES / lists)
     candidates = min(num_entries, max(MIN_CANDIDATES, CANDIDATES_PER_NEIGHBOR * workload.num_neighbors))

@@ -19,12 +19,12 @@ UNITS = Constants(
     code_row_bytes=16,
     list_bytes=300,
     statistics_item_bytes=32,
-    exact_memory_share=0.5,
     encode_flops=1e9,
     write_bytes_per_s=1e6,
     exact_build_bytes_per_s=2e6,
     compressed_build_bytes_per_s=1e6,
-    exact_query_s=1e-9,
+    exact_scan_s=1e-9,
+    exact_neighbor_s=1e-5,
     scan_s=1e-8,
     candidate_s=1e-6,
 )
@@ -34,14 +34,14 @@ WORK = Workload(num_entries=1_000_000, num_items=1000, dim=100, num_parameters=1
 def test_sizes_by_hand():
     found = plan(WORK, UNITS)
     shard = 250_000
-    codes = shard * (50 / 8 + 16) + choose_num_lists(shard) * (4 * 50 + 300)
+    codes = shard * (50 / 8 + 16) + choose_num_lists(shard) * (4 * 50 + 300) + 4 * 100 * 50
     assert found.memory_disk_bytes == 1_000_000 * (200 + 40 + 10)
     assert found.shard_disk_bytes == round(shard * (200 + 24) + codes)
     assert found.shard_entries_memory_bytes == round(codes)
     assert found.memory_share_of_float16 == round(codes / (shard * 200), 4)
     assert found.shard_statistics_memory_bytes == 250 * (800 + 32) + 8 * 100**2
     exact = plan(replace(WORK, kind="exact"), UNITS)
-    assert (exact.shard_entries_memory_bytes, exact.index_disk_bytes) == (shard * 100, 1_000_000 * 224)
+    assert (exact.shard_entries_memory_bytes, exact.index_disk_bytes) == (shard * 102 * 4, 1_000_000 * 224)
 
 
 def test_times_by_hand():
@@ -50,9 +50,10 @@ def test_times_by_hand():
     assert found.write_hours == pytest.approx(2e8 / 2e6 / 3600)
     assert found.index_hours == pytest.approx(2e8 / 2e6 / 3600)
     lists = choose_num_lists(250_000)
-    assert found.local_queries_per_s == pytest.approx(2 / (250_000 * NUM_PROBES / lists * 1e-8 + max(MIN_CANDIDATES, 100 * CANDIDATES_PER_NEIGHBOR) * 1e-6))
+    candidates = max(MIN_CANDIDATES, 100 * CANDIDATES_PER_NEIGHBOR)
+    assert found.local_queries_per_s == pytest.approx(2 / (250_000 * NUM_PROBES / lists * 1e-8 + candidates * 1e-6))
     exact = plan(replace(WORK, kind="exact"), UNITS)
-    assert exact.local_queries_per_s == pytest.approx(2 / (250_000 * 200 * 1e-9))
+    assert exact.local_queries_per_s == pytest.approx(2 / (250_000 * 102 * 1e-9 + 100 * 1e-5))
     assert exact.index_hours == pytest.approx(found.index_hours / 2)
     gpus = plan(replace(WORK, num_gpus=2, gpu_flops=1e12, gpu_utilization=0.5), UNITS)
     assert gpus.encode_hours == pytest.approx(2 * 1e6 * 8 * 1e6 / 1e12 / 3600)
@@ -86,7 +87,7 @@ def test_what_cannot_be_is_refused(change):
 
 def test_the_committed_constants_are_positive():
     constants = Constants.load()
-    assert all(value > 0 for name, value in vars(constants).items() if name != "candidate_s")
+    assert all(value > 0 for name, value in vars(constants).items() if not name.endswith(("candidate_s", "neighbor_s")))
 
 
 def test_the_job_names_what_it_cannot_know(tmp_path):
