@@ -22,7 +22,7 @@ from typing import Final, Literal
 from l2d_ray.decode.local import ENTRY
 from l2d_ray.decode.local_merge import first_limits
 from l2d_ray.errors import ConfigError
-from l2d_ray.index.compressed import CANDIDATES_PER_NEIGHBOR, MIN_CANDIDATES, NUM_PROBES, choose_num_lists
+from l2d_ray.index.compressed import CANDIDATES_PER_NEIGHBOR, MORE_CANDIDATES, NUM_PROBES, choose_num_lists
 from l2d_ray.index.exact import head_width
 
 CONSTANTS_PATH: Final = Path(__file__).with_name("plan_constants.json")
@@ -197,7 +197,7 @@ def query_s(num_entries: int, workload: Workload, constants: Constants) -> float
         return columns * constants.exact_scan_s + workload.num_neighbors * constants.exact_neighbor_s
     lists = choose_num_lists(num_entries)
     scanned = num_entries * min(1.0, NUM_PROBES / lists)
-    candidates = min(num_entries, max(MIN_CANDIDATES, CANDIDATES_PER_NEIGHBOR * workload.num_neighbors))
+    candidates = min(num_entries, CANDIDATES_PER_NEIGHBOR * workload.num_neighbors + MORE_CANDIDATES)
     return scanned * constants.scan_s + candidates * constants.candidate_s
 
 

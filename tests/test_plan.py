@@ -7,7 +7,7 @@ import pytest
 from jobs import plan as plan_job
 from l2d_ray.decode.local_merge import first_limits
 from l2d_ray.errors import ConfigError
-from l2d_ray.index.compressed import CANDIDATES_PER_NEIGHBOR, MIN_CANDIDATES, NUM_PROBES, choose_num_lists
+from l2d_ray.index.compressed import CANDIDATES_PER_NEIGHBOR, MORE_CANDIDATES, NUM_PROBES, choose_num_lists
 from l2d_ray.plan import Constants, Workload, plan
 from tests.toys import build_toy_run, toy_config
 
@@ -50,7 +50,7 @@ def test_times_by_hand():
     assert found.write_hours == pytest.approx(2e8 / 2e6 / 3600)
     assert found.index_hours == pytest.approx(2e8 / 2e6 / 3600)
     lists = choose_num_lists(250_000)
-    candidates = max(MIN_CANDIDATES, 100 * CANDIDATES_PER_NEIGHBOR)
+    candidates = 100 * CANDIDATES_PER_NEIGHBOR + MORE_CANDIDATES
     assert found.local_queries_per_s == pytest.approx(2 / (250_000 * NUM_PROBES / lists * 1e-8 + candidates * 1e-6))
     exact = plan(replace(WORK, kind="exact"), UNITS)
     assert exact.local_queries_per_s == pytest.approx(2 / (250_000 * 102 * 1e-9 + 100 * 1e-5))
