@@ -4,7 +4,7 @@
 
 Memories and exact indexes of two shards are written here: clustered vectors of 1,000 items, 576 wide at 10^5 and 10^6 entries, 64
 wide at 10^7, by the functions of the package, on one core; a mini model encodes samples of MovieLens-100K. Search and codes are read from
-the committed result of benchmarks.index_scale. Constants are taken from the measurement at 10^6 alone (``--write`` stores them as
+the committed results of benchmarks.index_scale. Constants are taken from the measurement at 10^6 alone (``--write`` stores them as
 l2d_ray/plan_constants.json); the other sizes are what the plan is held against: sizes within 10 %, times within a factor of 2.
 """
 
@@ -86,6 +86,7 @@ def main() -> None:
         found = [measure(Path(folder) / str(size), size, dim) for size, dim in sizes]
         few_users, other_users = measure_encoding(Path(folder) / "run", 5 if options.small else 40)
     search = read("index_scale")
+    search["sizes"] |= read("index_scale_1e7")["sizes"]
     calibration = found[-1] if options.small else next(m for m in found if m.num_entries == CALIBRATION)
     constants = constants_of(calibration, search, few_users)
     if options.write:
@@ -158,7 +159,7 @@ def constants_of(m: Measured, search: dict[str, Any], encoded: Encoded) -> Const
     scan_s, candidate_s = split_seconds("compressed", dim, of_size, cores)
     exact_scan_s, exact_neighbor_s = split_seconds("exact", dim, of_size, cores)
     copy_s = m.index_s / vectors  # of a float16 byte, before codes
-    axes = of_size["code_axes"]
+    axes = search["sizes"][str(10**7)]["code_axes"]
     shared_bytes = choose_num_lists(CALIBRATION) * (4 * axes + LIST_BYTES) + 4 * dim * axes
     return Constants(
         memory_row_bytes=(m.table_bytes - vectors) / m.num_entries,
