@@ -86,7 +86,7 @@ def main() -> None:
         found = [measure(Path(folder) / str(size), size, dim) for size, dim in sizes]
         few_users, other_users = measure_encoding(Path(folder) / "run", 5 if options.small else 40)
     search = read("index_scale")
-    search["sizes"] |= read("index_scale_1e7")["sizes"]
+    search["sizes"] |= read("index_scale-1e7")["sizes"]
     calibration = found[-1] if options.small else next(m for m in found if m.num_entries == CALIBRATION)
     constants = constants_of(calibration, search, few_users)
     if options.write:

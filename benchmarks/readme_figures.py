@@ -102,7 +102,7 @@ def _build() -> str:
 
 def _index() -> str:
     """Search of one segment at each size that was measured, batches of 64, M = 100."""
-    sizes = read("index_scale")["sizes"] | read("index_scale_1e7")["sizes"]
+    sizes = read("index_scale")["sizes"] | read("index_scale-1e7")["sizes"]
     sides = ("exact", "compressed", "faiss-flat", "faiss-sq16")
     lines = [["entries", *(f"{side}, q/s" for side in sides), "index recall@100, @500", "codes over float16"], ["---:"] * 7]
     for size, figures in sizes.items():
