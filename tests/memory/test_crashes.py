@@ -115,7 +115,7 @@ def test_two_builds_at_once_end_with_every_sample_once(undisturbed, address):
     assert len(Memory.open(place.uri).history()) == 1 + NUM_PARTS
     reached = Counter(event.kind for event in place.journal.events())
     assert reached["after-commit"] == NUM_PARTS < reached["before-write"]
-    assert len({event.pid for event in place.journal.events() if event.kind == "before-commit"}) == 2
+    assert len({event.pid for event in place.journal.events() if event.kind == "before-write"}) == 2
 
 
 def test_a_journal_halts_whom_the_last_order_is_about(tmp_path: Path):
