@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="store the constants")
     options = parser.parse_args()
     torch.set_num_threads(CORES)
-    sizes = ((20_000, 64), (60_000, 64)) if options.small else SIZES
+    sizes = ((20_000, 576), (60_000, 576)) if options.small else SIZES
     with tempfile.TemporaryDirectory(dir=options.run_dir) as folder:
         found = [measure(Path(folder) / str(size), size, dim) for size, dim in sizes]
         few_users, other_users = measure_encoding(Path(folder) / "run", 5 if options.small else 40)
