@@ -46,6 +46,7 @@ BATCHES = (1, 64)
 SINGLES = 8
 K = 20
 RECALL_QUERIES = 1000
+REST_S = 0.05
 SIZES = "100000,1000000"
 
 Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
@@ -155,13 +156,19 @@ def fill(index: faiss.Index, vectors: NDArray[np.float16]) -> None:
 
 
 def queries_per_s(sides: dict[str, Side], queries: NDArray[np.float32], num_rounds: int) -> dict[str, dict[str, float]]:
-    """Medians over the rounds, ``{side: {"batch 64, M 100": ...}}``; a round is one batch of every side, the first is a warm-up."""
+    """Medians over the rounds, ``{side: {"batch 64, M 100": ...}}``; a round is one batch of every side, the first is a warm-up.
+
+    Before its turn a side rests, so that the threads of the one before have gone to sleep, and answers another batch untimed, so that its
+    own are awake and the processor's caches hold what its searches share.
+    """
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in sides}
     for number in range(num_rounds + 1):
         for batch, num_neighbors in ((b, m) for b in BATCHES for m in NUM_NEIGHBORS):
-            start = max(BATCHES) * (number % num_rounds)
+            start, other = (max(BATCHES) * ((number + turn) % num_rounds) for turn in (0, 1))
             calls = [queries[start : start + batch]] if batch > 1 else [queries[start + i : start + i + 1] for i in range(SINGLES)]
             for name, side in sides.items():
+                time.sleep(REST_S)
+                side.search(queries[other : other + batch], num_neighbors)
                 spent = median(timed(partial(side.search, call, num_neighbors))[1] for call in calls)
                 if number:
                     seconds[name].setdefault(f"batch {batch}, M {num_neighbors}", []).append(spent / batch)

@@ -13,7 +13,6 @@ Measured on jittered SmolLM2 states (d = 576), index recall at M = 100 and 500. 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from l2d_ray.errors import ArtefactError, ConfigError
 from l2d_ray.index.pruning import Axes
-from l2d_ray.index.search import Smallest, nearest_of
+from l2d_ray.index.search import Smallest, likely_nearest, nearest_of
 
 CODES = "codes.faiss"
 NUM_PROBES = 64
@@ -82,7 +81,7 @@ class CompressedSearch:
         """Write the codes of vectors (n, d), n >= 1, into ``folder``, and return the file's path.
 
         Reads the vectors in blocks: memory holds the codes and a training sample. The same vectors and seed give the same codes.
-        ``on_progress`` is told the rows of each block.
+        ``on_progress`` is told the rows of each block. OSError where the disk is full.
         """
         num_rows = len(vectors)
         lists = num_lists or choose_num_lists(num_rows)
@@ -94,7 +93,10 @@ class CompressedSearch:
             codes.add(block)
             if on_progress:
                 on_progress(len(block))
-        _faiss().write_index(codes, str(folder / CODES))
+        try:
+            _faiss().write_index(codes, str(folder / CODES))
+        except RuntimeError as error:  # faiss says so of a full disk
+            raise OSError(f"{folder / CODES}: {str(error).splitlines()[0]}") from error
         return folder / CODES
 
     @classmethod
@@ -121,15 +123,9 @@ class CompressedSearch:
         num_candidates = min(len(self), num_neighbors * self.candidates_per_neighbor + MORE_CANDIDATES)
         if not (num_candidates and num_neighbors and len(queries)):
             return result
-        candidates = self._candidates(queries, num_candidates, dead)
-
-        def rescore(row: int) -> None:
-            found = np.sort(candidates[row][candidates[row] >= 0])
-            nearest = nearest_of(queries[row], found, num_neighbors, vectors=self._vectors, sample_ids=self._sample_ids)
-            result.put(row, *nearest)
-
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(rescore, range(len(queries))))
+        candidates = [np.sort(found[found >= 0]) for found in self._candidates(queries, num_candidates, dead)]
+        for row, found in enumerate(likely_nearest(queries, candidates, num_neighbors, self._vectors)):
+            result.put(row, *nearest_of(queries[row], found, num_neighbors, vectors=self._vectors, sample_ids=self._sample_ids))
         return result
 
     def _candidates(self, queries: NDArray[np.float32], num_candidates: int, dead: NDArray[np.int64] | None) -> NDArray[np.int64]:

@@ -1,72 +1,65 @@
 """One pass over the lower bounds of a segment's rows for a batch of queries: exact nearest rows.
 
 A row is looked at in full only where its bound is not above the query's limit, the k-th smallest distance known so far. The first limits
-come from rows spread evenly over the segment (neighbours often stand together, since a shard is sorted by item); every block of
-bounds then lowers them, and within what is left of a block the smallest bounds are refined first.
+come from rows spread evenly over the segment (neighbours often stand together, since a shard is sorted by item); then all rows below the
+limits wait, and are refined in the order of their bounds, which lowers the limits further. Refined means: the distance in float32, for
+the whole batch at once, with a bounded error; float64 is for the few rows that remain at the end.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from l2d_ray.index.pruning import BoundQueries, PrunedRows
-from l2d_ray.index.search import Smallest, squared_distances
+from l2d_ray.index.pruning import PrunedRows
+from l2d_ray.index.search import Smallest, close_distances, may_be_nearest, nearest_of
 
 SEED_ROWS = 16384
 BLOCK_FLOATS = 1 << 20
 """Bounds held at a time: 4 MB, so that they stay in the cache."""
 MIN_BLOCK_ROWS = 4096
 WAITING_PER_NEIGHBOR = 64
-"""Rows that wait before the smallest bounds among them are refined: the more wait, the fewer are refined in vain."""
+"""Rows of a query that wait before they are refined: the more wait, the fewer are refined in vain."""
+GROWTH = 4
+"""The k smallest bounds are refined first, then that many times as many at a time, as far as the limit demands."""
 
 
 class NearestSoFar:
-    """The nearest rows of one query among those seen, and the rows that wait for their distance."""
+    """The rows of one query that may be the nearest among those refined, and the rows that wait."""
 
-    def __init__(self, query: NDArray[np.float32], vectors: NDArray[np.float16], sample_ids: NDArray[np.int64], k: int) -> None:
-        self._query, self._vectors, self._sample_ids, self.k = query, vectors, sample_ids, k
-        self.positions, self.keys = np.zeros(0, dtype=np.int64), np.zeros(0)
+    def __init__(self, k: int, dim: int) -> None:
+        self._k, self._dim = k, dim
         self.limit = np.inf
-        self._seeds = self.positions
+        self.positions, self._close = np.zeros(0, dtype=np.int64), np.zeros(0)
         self._waiting: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
-        self._num_waiting = 0
+        self.num_waiting = 0
 
-    def seed(self, positions: NDArray[np.int64]) -> None:
-        """Take in rows (ascending) that give a first limit; when the scan meets them again they are passed over."""
-        self._seeds = positions
-        self._merge(positions)
-
-    def put(self, positions: NDArray[np.int64], bounds: NDArray[np.float64]) -> bool:
-        """Let rows wait; true where there are enough to be refined."""
+    def put(self, positions: NDArray[np.int64], bounds: NDArray[np.float64]) -> None:
+        """Let rows wait."""
         self._waiting.append((positions, bounds))
-        self._num_waiting += len(positions)
-        return self._num_waiting >= WAITING_PER_NEIGHBOR * self.k
+        self.num_waiting += len(positions)
 
-    def refine(self) -> None:
-        """Full distances of the waiting rows, smallest bounds first, as far as the limit demands."""
-        if not self._waiting:
-            return
+    def draw(self, count: int) -> NDArray[np.int64]:
+        """At most ``count`` of the waiting rows, those of the smallest bounds; none where no bound is within the limit."""
         positions, bounds = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting, self._num_waiting = [], 0
-        order = np.argsort(bounds)
-        for start in range(0, len(order), self.k):
-            chunk = order[start : start + self.k]
-            chunk = positions[chunk[bounds[chunk] <= self.limit]]
-            if not len(chunk):
-                return
-            self._merge(np.setdiff1d(chunk, self._seeds, assume_unique=True))
+        within = np.flatnonzero(bounds <= self.limit)
+        positions, bounds = positions[within], bounds[within]
+        if len(bounds) <= count:
+            self._waiting, self.num_waiting = [], 0
+            return positions
+        order = np.argpartition(bounds, count - 1)
+        self._waiting, self.num_waiting = [(positions[order[count:]], bounds[order[count:]])], len(bounds) - count
+        return positions[order[:count]]
 
-    def _merge(self, positions: NDArray[np.int64]) -> None:
-        rows = np.concatenate([self.positions, positions])
-        keys = np.concatenate([self.keys, squared_distances(self._query, self._vectors[positions])])
-        nearest = np.lexsort((self._sample_ids[rows], keys))[: self.k]
-        self.positions, self.keys = rows[nearest], keys[nearest]
-        if len(nearest) == self.k:
-            self.limit = min(self.limit, float(self.keys[-1]))
+    def take(self, positions: NDArray[np.int64], close: NDArray[np.float64]) -> None:
+        """Rows that were refined, and their ``close_distances``."""
+        positions, close = np.concatenate([self.positions, positions]), np.concatenate([self._close, close])
+        kept, limit = may_be_nearest(close, self._k, dim=self._dim)
+        self.positions, self._close = positions[kept], close[kept]
+        self.limit = min(self.limit, limit)
 
 
 def nearest_by_bounds(
@@ -84,58 +77,71 @@ def nearest_by_bounds(
         return result
     is_dead = np.zeros(len(rows), dtype=np.bool_)
     is_dead[[] if dead is None else dead] = True
-    nearest = [NearestSoFar(query, vectors, sample_ids, k) for query in queries]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        _Pass(rows, rows.bound_queries(queries), is_dead, pool).run(nearest)
-    for row, found in enumerate(nearest):
-        result.put(row, found.positions, found.keys)
+    for row, found in enumerate(_Scan(queries, rows, vectors, is_dead).run(k)):
+        result.put(row, *nearest_of(queries[row], found.positions, k, vectors=vectors, sample_ids=sample_ids))
     return result
 
 
-class _Pass:
+class _Scan:
     """Bounds block by block, in one buffer."""
 
-    def __init__(self, rows: PrunedRows, queries: BoundQueries, is_dead: NDArray[np.bool_], pool: ThreadPoolExecutor) -> None:
-        self._rows, self._queries, self._is_dead, self._pool = rows, queries, is_dead, pool
-        self._shift = queries.squared_norms - queries.errors
-        self._block_rows = max(MIN_BLOCK_ROWS, BLOCK_FLOATS // len(self._shift))
-        self._buffer = torch.empty(len(self._shift) * max(self._block_rows, 2 * SEED_ROWS))
+    def __init__(self, queries: NDArray[np.float32], rows: PrunedRows, vectors: NDArray[np.float16], is_dead: NDArray[np.bool_]) -> None:
+        self._queries, self._rows, self._vectors, self._is_dead = queries, rows, vectors, is_dead
+        self._bounds = rows.bound_queries(queries)
+        self._shift = self._bounds.squared_norms - self._bounds.errors
+        self._block_rows = max(MIN_BLOCK_ROWS, BLOCK_FLOATS // len(queries))
+        self._buffer = torch.empty(max(len(queries), 2) * max(self._block_rows, 2 * SEED_ROWS))
 
-    def run(self, nearest: list[NearestSoFar]) -> None:
-        self._seed(nearest)
+    def run(self, k: int) -> list[NearestSoFar]:
+        nearest = [NearestSoFar(k, self._vectors.shape[1]) for _ in self._queries]
+        seeds = self._seed(nearest, k)
         for start in range(0, len(self._rows), self._block_rows):
-            self._take_block(slice(start, min(start + self._block_rows, len(self._rows))), nearest)
-        self._refine(nearest)
+            self._take_block(slice(start, min(start + self._block_rows, len(self._rows))), nearest, seeds)
+            if any(found.num_waiting >= WAITING_PER_NEIGHBOR * k for found in nearest):
+                self._refine(nearest, k)
+        self._refine(nearest, k)
+        return nearest
 
     def _products(self, rows: slice) -> NDArray[np.float32]:
-        products = self._rows.products(self._queries, rows, self._buffer)
+        products = self._rows.products(self._bounds, rows, self._buffer)
         if self._is_dead[rows].any():
-            products[:, self._is_dead[rows]] = np.inf
+            products[self._is_dead[rows]] = np.inf
         return products
 
-    def _seed(self, nearest: list[NearestSoFar]) -> None:
+    def _seed(self, nearest: list[NearestSoFar], k: int) -> NDArray[np.int64]:
+        """Refine the k smallest bounds among rows spread evenly; returns them, (b, k) or fewer, to be passed over later."""
         step = max(1, len(self._rows) // SEED_ROWS)
-        products = self._products(slice(0, len(self._rows), step))
-        k = min(nearest[0].k, products.shape[1])
+        products = np.ascontiguousarray(self._products(slice(0, len(self._rows), step)).T)
+        k = min(k, products.shape[1])
         smallest = np.argpartition(products, k - 1, axis=1)[:, :k]
         is_alive = np.isfinite(np.take_along_axis(products, smallest, axis=1))
-        seeds = [step * np.sort(found[alive]) for found, alive in zip(smallest, is_alive, strict=True)]
-        list(self._pool.map(NearestSoFar.seed, nearest, seeds))
+        self._take(nearest, [step * found[alive] for found, alive in zip(smallest, is_alive, strict=True)])
+        return step * smallest
 
-    def _take_block(self, rows: slice, nearest: list[NearestSoFar]) -> None:
+    def _take_block(self, rows: slice, nearest: list[NearestSoFar], seeds: NDArray[np.int64]) -> None:
         products = self._products(rows)
+        queries, places = np.nonzero((seeds >= rows.start) & (seeds < rows.stop))
+        products[seeds[queries, places] - rows.start, queries] = np.inf
         limits = (np.array([found.limit for found in nearest]) - self._shift).astype(np.float32)
-        limits = np.minimum(np.nextafter(limits, np.float32(np.inf)), np.finfo(np.float32).max)  # dead rows stand at infinity
-        below = np.flatnonzero(products <= limits[:, None])
-        queries, columns = np.divmod(below, products.shape[1])
-        bounds = products.reshape(-1)[below] + self._shift[queries]
+        limits = np.minimum(np.nextafter(limits, np.float32(np.inf)), np.finfo(np.float32).max)  # rows to pass over stand at infinity
+        below = np.flatnonzero(np.ascontiguousarray((products <= limits).T))  # query by query
+        queries, places = np.divmod(below, len(products))
+        bounds = products[places, queries] + self._shift[queries]
         edges = np.searchsorted(queries, np.arange(len(nearest) + 1))
-        full = [
-            found
-            for found, start, stop in zip(nearest, edges[:-1], edges[1:], strict=True)
-            if stop > start and found.put(rows.start + columns[start:stop], bounds[start:stop])
-        ]
-        self._refine(full)
+        for found, start, stop in zip(nearest, edges[:-1], edges[1:], strict=True):
+            if stop > start:
+                found.put(rows.start + places[start:stop], bounds[start:stop])
 
-    def _refine(self, nearest: list[NearestSoFar]) -> None:
-        list(self._pool.map(NearestSoFar.refine, nearest))
+    def _refine(self, nearest: list[NearestSoFar], k: int) -> None:
+        """Distances of the waiting rows, until no bound is within its query's limit."""
+        count = k
+        while any(found.num_waiting for found in nearest):
+            self._take(nearest, [found.draw(count) if found.num_waiting else np.zeros(0, dtype=np.int64) for found in nearest])
+            count *= GROWTH
+
+    def _take(self, nearest: list[NearestSoFar], chunks: Sequence[NDArray[np.int64]]) -> None:
+        sizes = [len(chunk) for chunk in chunks]
+        close = close_distances(self._queries, np.repeat(np.arange(len(chunks)), sizes), self._vectors, np.concatenate(chunks))
+        for found, chunk, values in zip(nearest, chunks, np.split(close, np.cumsum(sizes)[:-1]), strict=True):
+            if len(chunk):
+                found.take(chunk, values)

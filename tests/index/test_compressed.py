@@ -48,6 +48,12 @@ def search(folder, vectors, sample_ids):
     return CompressedSearch.open(folder, vectors, sample_ids)
 
 
+def test_a_full_disk_is_an_os_error(vectors, tmp_path):
+    (tmp_path / CODES).symlink_to("/dev/full")
+    with pytest.raises(OSError, match=CODES):
+        CompressedSearch.build(vectors, tmp_path)
+
+
 @pytest.mark.parametrize("num_neighbors", [20, 200])
 def test_nearly_all_neighbours_are_found(search, vectors, sample_ids, queries, num_neighbors):
     found = search.nearest(queries, num_neighbors)

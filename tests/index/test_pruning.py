@@ -13,8 +13,8 @@ from l2d_ray.index.search import squared_distances
 def lower_bounds(rows, queries, axes):
     pruned = PrunedRows(rows, axes)
     bound = pruned.bound_queries(queries)
-    products = pruned.products(bound, slice(None), torch.empty(len(rows) * len(queries)))
-    return products + (bound.squared_norms - bound.errors)[:, None]
+    products = pruned.products(bound, slice(None), torch.empty(len(rows) * max(len(queries), 2)))
+    return products.T + (bound.squared_norms - bound.errors)[:, None]
 
 
 def distances(rows, queries):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.index.search import RowBlocks, smallest, squared_distances
+from l2d_ray.index import search
+from l2d_ray.index.search import RowBlocks, likely_nearest, smallest, squared_distances
 
 
 def nearest(queries, rows, k, *, ids, excluded=None, **blocks):
@@ -88,3 +89,28 @@ def test_no_rows_and_no_k_give_padding():
     queries, none = np.ones((2, 3), dtype=np.float32), np.zeros((0, 3), dtype=np.float16)
     assert nearest(queries, none, 2, ids=np.zeros(0, dtype=np.int64)).positions.tolist() == [[-1, -1], [-1, -1]]
     assert nearest(queries, np.ones((4, 3), dtype=np.float16), 0, ids=np.arange(4)).positions.shape == (2, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([np.float16, np.float32]), st.sampled_from([0.0, 1e-4, 1.0, 300.0]), st.integers(1, 40))
+def test_float32_never_rules_out_one_of_the_nearest(seed, dtype, spread, k):
+    """Rows far from the origin and close to each other, ties among them: what cancellation would spoil."""
+    rng = np.random.default_rng(seed)
+    centre = rng.normal(size=40) * 200
+    rows = (centre + spread * rng.normal(size=(60, 40))).astype(dtype)
+    rows[::7] = rows[0]
+    queries = (centre + spread * rng.normal(size=(3, 40))).astype(np.float32)
+    candidates = [np.sort(rng.permutation(60)[: rng.integers(0, 61)]) for _ in queries]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "CLOSE_ROWS", int(rng.integers(1, 70)))
+        found = likely_nearest(queries, candidates, k, rows)
+    for query, given_rows, kept in zip(queries, candidates, found, strict=True):
+        keys = squared_distances(query, rows[given_rows])
+        limit = np.sort(keys)[k - 1] if k <= len(keys) else np.inf
+        assert set(given_rows[keys <= limit].tolist()) <= set(kept.tolist()) <= set(given_rows.tolist())
+
+
+def test_float32_rules_out_most_rows():
+    rows = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float16)
+    (kept,) = likely_nearest(rows[:1].astype(np.float32), [np.arange(1000)], 10, rows)
+    assert len(kept) == 10
