@@ -53,7 +53,8 @@ from l2d_ray.schema import TRAIN
 from l2d_ray.text.harvest import Harvest, harvest
 from l2d_ray.text.prompts import TokenIds, tokenize_titles
 
-USERS_PER_PART = 64
+USERS_PER_PART = 32
+"""Small, since the first part alone is excluded as start-up: what other workers did of theirs by then flatters two workers by a part."""
 MAX_BATCH_TOKENS = 8192
 NUM_LOGICAL_CPUS = 4
 

@@ -3,7 +3,7 @@
     python -m jobs.evaluate --config jobs/configs/quickstart.yaml evaluate.num_bootstrap=200
     ray job submit --working-dir . -- python -m jobs.evaluate --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
-Needs jobs.tune_decoder. Item-kNN is tuned on validation, like the decoders.
+Needs jobs.tune_decoder. Local decoding is left out where the index has no entries. Item-kNN is tuned on validation, like the decoders.
 Writes RUN_DIR/evaluation/SPLIT.json and prints a table.
 """
 
@@ -28,7 +28,7 @@ from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 from l2d_ray.data.sequences import iter_sequences, part_paths
 from l2d_ray.decode.decoder import LatentDecoder
-from l2d_ray.decode.settings import DECODERS, SYSTEM_NAMES, DecoderName
+from l2d_ray.decode.settings import SYSTEM_NAMES, DecoderName
 from l2d_ray.evaluate.on_ray import encode_split
 from l2d_ray.evaluate.protocol import EvaluationSamples, Ranker, SystemScores, evaluate_system, format_table
 from l2d_ray.evaluate.queries import EncodedSplit, samples_of_parts
@@ -47,7 +47,7 @@ def main(config: RunConfig) -> dict[str, Any]:
     valid, _ = samples_of_parts(part_paths(config.data_dir), VALID, loaded.catalogue)
     train_sequences = [loaded.catalogue.indexes_of(s.item_ids[: s.num_train]) for s in iter_sequences(config.data_dir)]
     rankers = baseline_rankers(train_sequences, len(loaded.catalogue), valid)
-    rankers |= {SYSTEM_NAMES[name]: decoder_ranker(loaded.decoder, split, name) for name in DECODERS}
+    rankers |= {SYSTEM_NAMES[name]: decoder_ranker(loaded.decoder, split, name) for name in loaded.decoder.decoders}
     scores = [
         without_time(evaluate_system(name, rank, samples=split.samples, num_bootstrap=config.evaluate.num_bootstrap, seed=config.seed))
         for name, rank in tqdm(rankers.items(), desc="systems", unit="system")

@@ -5,7 +5,7 @@
 
 Needs jobs.tune_decoder. The sides, interleaved batch by batch, medians over rounds:
 
-    l2d-g, l2d-l, l2d-w    history -> prompt -> encoder -> index -> items
+    l2d-g, l2d-l, l2d-w    (l2d-l where the index has entries) history -> prompt -> encoder -> index -> items
     beams-generate         Hugging Face generate, ``speed_beams`` beams kept inside the catalogue: what people run today
     beams-tree             our own exact search of the same beams with tree attention: the strongest opponent we could make
     greedy-generate        Hugging Face generate, one beam, not constrained: one title, any text
@@ -29,7 +29,7 @@ from jobs.cli import run
 from jobs.inputs import draw_test_requests, load_run
 from l2d_ray.config import EvaluateConfig, RunConfig
 from l2d_ray.decode.decoder import LatentDecoder
-from l2d_ray.decode.settings import DECODERS, SYSTEM_NAMES
+from l2d_ray.decode.settings import SYSTEM_NAMES
 from l2d_ray.evaluate.metrics import PADDING, metric_means, target_ranks
 from l2d_ray.evaluate.protocol import EvaluationSamples
 from l2d_ray.evaluate.speed import Answer, seconds_per_request
@@ -95,7 +95,7 @@ def make_sides(
             ranked[row, : len(found.item_indexes)] = found.item_indexes
         return ranked
 
-    sides: dict[str, Answer] = {SYSTEM_NAMES[name]: latent(name) for name in DECODERS}
+    sides: dict[str, Answer] = {SYSTEM_NAMES[name]: latent(name) for name in decoder.decoders}
     sides["beams-generate"] = lambda batch: generate_titles(model, prompts(batch), tree, num_beams=num_beams, **shared)
     sides["beams-tree"] = lambda batch: beam_search([histories[i] for i in batch])
     sides["greedy-generate"] = lambda batch: greedy_titles(model, prompts(batch), max_new_tokens=tree.max_depth, **shared)

@@ -47,11 +47,12 @@ def main(config: RunConfig, seconds: dict[str, float] | None = None) -> dict[str
 
 
 def examples(config: RunConfig, loaded: LoadedRun) -> tuple[Example, ...]:
-    """Test requests with the default decoder's items, each explained by its nearest training samples."""
+    """Test requests with the default decoder's items, each explained by its nearest training samples where the index has entries."""
     requests = draw_test_requests(config, loaded.catalogue, NUM_EXAMPLES)
     queries = loaded.decoder.encode(requests.histories)
     found = loaded.decoder.search(queries, NUM_ITEMS, excluded=requests.histories)
-    shards, titles = load_shards(config.index_dir, device=loaded.device), loaded.catalogue.titles
+    shards = [shard for shard in load_shards(config.index_dir, device=loaded.device) if shard.has_entries]
+    titles = loaded.catalogue.titles
     entries = [
         [nearest_entries_of_item(shards, query, int(item), NUM_REASONS) for item in items]
         for query, items in zip(queries, found.ids, strict=True)

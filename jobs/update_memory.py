@@ -26,7 +26,7 @@ from l2d_ray.data.sequences import UserSequence
 from l2d_ray.data.sources.files import TABLE_SUFFIXES, list_files
 from l2d_ray.data.sources.table import read_interactions, read_items
 from l2d_ray.errors import ConfigError, DataError
-from l2d_ray.memory.append import Append, Event, check_times, with_new_items
+from l2d_ray.memory.append import Append, Event, with_new_items
 from l2d_ray.memory.compaction import clean_up, compact
 from l2d_ray.memory.entries import NOTHING_WRITTEN, WrittenEntries
 from l2d_ray.memory.on_ray import encode_tails
@@ -85,7 +85,6 @@ def changes_of(config: RunConfig) -> list[Change]:
 def _append(config: RunConfig) -> Append:
     settings = config.update
     events = read_events(settings.interactions) if settings.interactions else []
-    check_times(events, time.time())
     files = list_files(settings.items, TABLE_SUFFIXES) if settings.items else ()
     items = [{"item_id": i.item_id, "title": i.title or "", "attributes": i.attributes} for path in files for i in read_items(path)]
 

@@ -6,6 +6,7 @@ Bad values are refused with the file's name; they are never guessed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final
@@ -27,6 +28,8 @@ INTERACTIONS = pa.schema(
 """What every source yields; rows in file order."""
 
 LATEST_PLAUSIBLE_S: Final = 10**11  # the year 5138: larger numbers are milliseconds or finer
+CLOCK_SKEW_S: Final = 86_400
+"""How far in the future an interaction's time may lie: a clock that is wrong by a day."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,18 @@ def whole_seconds(values: pa.ChunkedArray, *, where: str) -> pa.ChunkedArray:
     largest = pc.max(seconds).as_py()
     if largest is not None and largest >= LATEST_PLAUSIBLE_S:
         raise DataError(f"{where}: timestamp {largest} is no time in seconds; wanted Unix seconds, so divide milliseconds by 1000.")
+    refuse_future(largest, where=where)
     return seconds
+
+
+def refuse_future(seconds: int | None, *, where: str) -> None:
+    """Raise DataError for a time (Unix seconds) that has not come yet; None passes."""
+    now = int(time.time())
+    if seconds is not None and seconds > now + CLOCK_SKEW_S:
+        raise DataError(
+            f"{where}: timestamp {seconds} lies in the future (now {now}); wanted Unix seconds of when it happened, so correct "
+            "or leave out such rows."
+        )
 
 
 def _parse_times(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.decode.local_merge import LearntSpread
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
-from l2d_ray.decode.settings import DecoderName, DecoderSettings
+from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
 from l2d_ray.errors import ArtefactError, RequestError
 from l2d_ray.index.layout import open_index
@@ -59,8 +59,11 @@ class LatentDecoder:
     """History -> ranked items.
 
     Args:
-        shards: all shards of one index.
+        shards: all shards of one index; where one has no entries there is no local decoder.
         within_covariance: (d, d), pooled over them.
+
+    Attributes:
+        decoders: names of the decoders that can answer.
     """
 
     def __init__(
@@ -81,7 +84,9 @@ class LatentDecoder:
         self.encoder = encoder
         self.settings = settings
         self._spread = LearntSpread()
-        self._searchers = [ShardSearcher(shard, within_covariance, settings) for shard in shards]
+        has_entries = all(shard.has_entries for shard in shards)
+        self.decoders = tuple(name for name in DECODERS if has_entries or name != "local")
+        self._searchers = [ShardSearcher(shard, within_covariance, settings, decoders=self.decoders) for shard in shards]
 
     def recommend(
         self,

@@ -45,7 +45,10 @@ def tune(
     prior_weights: Sequence[float],
     on_trial: OnTrial = lambda: None,
 ) -> tuple[DecoderSettings, list[Trial]]:
-    """The best settings of each decoder and the best decoder as the default; and every trial, in order."""
+    """The best settings of each decoder and the best decoder as the default; and every trial, in order.
+
+    Shards without entries have no local decoder: num_neighbors then stays at its default.
+    """
     trials: list[Trial] = []
 
     def note(settings: DecoderSettings, ranked: NDArray[np.int64]) -> Trial:
@@ -54,11 +57,13 @@ def tune(
         return trials[-1]
 
     whitened = _tune_whitened(queries, shards, within_covariance, note, shrinkages=shrinkages, prior_weights=prior_weights)
-    local = _tune_local(queries, shards, note, whitened.settings, num_neighbors)
-    everything = replace(whitened.settings, num_neighbors=local.settings.num_neighbors)
+    found, everything = [whitened], whitened.settings
+    if all(shard.has_entries for shard in shards):
+        found.append(_tune_local(queries, shards, note, whitened.settings, num_neighbors))
+        everything = replace(everything, num_neighbors=found[-1].settings.num_neighbors)
     means = GlobalDecoder(merge_statistics([s.statistics for s in shards]), device=shards[0].device)
     plain = note(replace(everything, decoder="global"), means.top_k(queries, NUM_RANKED).ids)
-    best = max([whitened, local, plain], key=lambda trial: trial.score)
+    best = max([*found, plain], key=lambda trial: trial.score)
     return replace(everything, decoder=best.settings.decoder), trials
 
 

@@ -1,6 +1,7 @@
 """The index of one memory version as a whole: shards, the catalogue, the pooled covariance and a manifest.
 
     INDEX/manifest.json        what the index was made from, and the hash of all below; replaced by a rename, which is the swap
+    INDEX/lock                 held by whoever builds; says nothing to readers
     INDEX/v7-0123456789ab/     the generation that the manifest names; the one before it stays until the next swap
         items.parquet          the catalogue that item_index refers to
         within_covariance.npy  (d, d) float64, pooled over all shards
@@ -12,8 +13,10 @@ reads the manifest once and finds all parts of that generation, whatever is swap
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -22,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
-from l2d_ray.errors import ArtefactError
+from l2d_ray.errors import ArtefactError, ConflictError
 from l2d_ray.index.build import IndexKind
 from l2d_ray.index.sealed import REMEDY, Summary, read_summary, seal
 from l2d_ray.index.shard import SUMMARY, Shard, load_shard, verify_shard
 
 MANIFEST: Final = "manifest.json"
+LOCK: Final = "lock"
 CATALOGUE: Final = "items.parquet"
 COVARIANCE: Final = "within_covariance.npy"
 
@@ -157,6 +161,20 @@ def publish(index_dir: Path, manifest: IndexManifest, *, catalogue: Catalogue, c
     np.save(generation_dir / COVARIANCE, covariance)
     shards = [f"{shard_dir(Path(manifest.generation), shard)}/{SUMMARY}" for shard in range(manifest.num_shards)]
     seal(index_dir / MANIFEST, asdict(manifest), [f"{manifest.generation}/{CATALOGUE}", f"{manifest.generation}/{COVARIANCE}", *shards])
+
+
+@contextmanager
+def only_builder(index_dir: Path) -> Iterator[None]:
+    """A ``with`` block in which no other process on file systems with locks builds here; ConflictError where one does."""
+    index_dir.mkdir(parents=True, exist_ok=True)
+    with (index_dir / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                f"Another jobs.build_index is at work on {index_dir}; run the same again once it has ended, or build in another place."
+            ) from None
+        yield
 
 
 def remove_generations(index_dir: Path, *, keep: set[str]) -> None:

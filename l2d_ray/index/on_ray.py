@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from l2d_ray.errors import L2DError
 from l2d_ray.index.build import ShardSummary
-from l2d_ray.index.layout import IndexManifest
+from l2d_ray.index.layout import IndexManifest, only_builder
 from l2d_ray.index.plan import DEFAULTS, Action, IndexOptions, IndexPlan, finish_index, make_shard, plan_index
 from l2d_ray.memory.table import Memory
 
@@ -26,9 +26,10 @@ class IndexBuild:
 
 
 def build_index(memory: Memory, num_shards: int, index_dir: Path, *, options: IndexOptions = DEFAULTS) -> IndexBuild:
-    """Bring the index to the memory's open version."""
-    plan = plan_index(memory, num_shards, index_dir, options=options)
-    manifest = plan.base.manifest if plan.base and plan.action == "reused" else finish_index(plan, memory, _make_shards(plan))
+    """Bring the index to the memory's open version; ConflictError where another process does that just now."""
+    with only_builder(index_dir):
+        plan = plan_index(memory, num_shards, index_dir, options=options)
+        manifest = plan.base.manifest if plan.base and plan.action == "reused" else finish_index(plan, memory, _make_shards(plan))
     return IndexBuild(manifest, plan.action, plan.reason)
 
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence
 from l2d_ray.data.titles import clean_title
-from l2d_ray.errors import DataError
+from l2d_ray.errors import ArtefactError, DataError
 from l2d_ray.memory.commits import FileChanges
 from l2d_ray.memory.entries import WrittenEntries
 from l2d_ray.memory.sequences import RECENT, RememberedSequence, load_sequences, store_sequences
@@ -30,8 +30,6 @@ from l2d_ray.schema import REMEMBERED_ITEMS, TRAIN, VALID
 
 MAX_RECENT_FILES: Final = 16
 """Files of appended sequences after which they are written anew, as one."""
-CLOCK_SKEW_S: Final = 86_400
-"""How far in the future an interaction's time may lie: a clock that is wrong by a day."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -104,7 +102,11 @@ class Append:
 
 
 def plan_append(memory: Memory, events: Sequence[Event], new_items: Sequence[Mapping[str, Any]] = ()) -> AppendPlan:
-    """What these interactions change; DataError where one is of an item that neither the memory nor ``new_items`` has."""
+    """What these interactions change.
+
+    Raises DataError where one is of an item that neither the memory nor ``new_items`` has, ArtefactError where a build is unfinished.
+    """
+    _refuse_unfinished(memory)
     items = _new_item_rows(memory, new_items)
     known = {*memory.items["item_id"].to_pylist(), *(row["item_id"] for row in items)}
     by_user: dict[str, list[Event]] = {}
@@ -128,21 +130,21 @@ def plan_append(memory: Memory, events: Sequence[Event], new_items: Sequence[Map
     )
 
 
+def _refuse_unfinished(memory: Memory) -> None:
+    """Raise ArtefactError while parts of the build are missing: one of them may hold these interactions too."""
+    build = memory.state.build
+    if build is not None and len(memory.state.parts) < build.num_parts:
+        raise ArtefactError(
+            f"The memory at {memory.uri} holds {len(memory.state.parts)} of the {build.num_parts} parts that it is built from; run "
+            "jobs.build_memory to its end, then append."
+        )
+
+
 def with_new_items(memory: Memory, new_items: Sequence[Mapping[str, Any]]) -> Catalogue:
     """The memory's catalogue and what ``new_items`` adds to it; DataError as ``plan_append``."""
     added = pa.Table.from_pylist(_new_item_rows(memory, new_items), schema=REMEMBERED_ITEMS)
     rows = pa.concat_tables([memory.items, added])
     return Catalogue.from_arrow(rows.take(pc.sort_indices(rows["item_id"])))
-
-
-def check_times(events: Iterable[Event], now: float) -> None:
-    """Raise DataError for an interaction of the future."""
-    for event in events:
-        if event.timestamp > now + CLOCK_SKEW_S:
-            raise DataError(
-                f"An interaction with item {event.item_id!r} has the time {event.timestamp}, which lies in the future (now {int(now)}); "
-                "wanted Unix seconds of when it happened."
-            )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from l2d_ray.data.sequences import Target
 from l2d_ray.errors import ArtefactError
 from l2d_ray.memory.checksums import KEY_BITS, digest_of, key_halves, row_checksums, vector_halves
 from l2d_ray.memory.statistics import NO_TIMESTAMP
+from l2d_ray.memory.tails import tails_of
 from l2d_ray.schema import bucket_of, entries_schema
 
 KEY_COLUMNS = ["sample_id", "user_id", "item_id", "timestamp", "bucket", "checksum"]
@@ -69,16 +70,20 @@ class WrittenEntries:
     """Files of rows that no version holds yet: what a writer hands to whoever commits. Plain values, so that they travel."""
 
     fragments: tuple[str, ...]
+    tails: tuple[str, ...]
     num_entries: int
     digest: int
 
     def __add__(self, other: WrittenEntries) -> WrittenEntries:
         return WrittenEntries(
-            (*self.fragments, *other.fragments), self.num_entries + other.num_entries, (self.digest + other.digest) % 2**64
+            (*self.fragments, *other.fragments),
+            (*self.tails, *other.tails),
+            self.num_entries + other.num_entries,
+            (self.digest + other.digest) % 2**64,
         )
 
 
-NOTHING_WRITTEN = WrittenEntries((), 0, 0)
+NOTHING_WRITTEN = WrittenEntries((), (), 0, 0)
 
 
 def entries_table(targets: Sequence[Target], vectors: NDArray[np.float32]) -> pa.Table:
@@ -114,7 +119,8 @@ def write_entries(entries_uri: str, table: pa.Table) -> WrittenEntries:
         return NOTHING_WRITTEN
     fragments = write_fragments(table, entries_uri, schema=table.schema, mode="append")
     digest = digest_of(table["checksum"].to_numpy())
-    return WrittenEntries(tuple(json.dumps(f.to_json()) for f in fragments), table.num_rows, digest)
+    tails = tuple(tail for fragment in fragments for tail in tails_of(entries_uri, fragment))
+    return WrittenEntries(tuple(json.dumps(f.to_json()) for f in fragments), tails, table.num_rows, digest)
 
 
 def table_of(batches: Sequence[EntryBatch]) -> pa.Table:

@@ -1,18 +1,20 @@
 """Builds the memory on Ray Data: parts of user sequences stream through a pool of encoder actors into atomic commits.
 
 An actor encodes a part and writes its rows and its user sequences itself, straight to the memory's storage; what travels through Ray is the
-description of the files. The driver commits a part as soon as its description arrives, one version a part.
+description of the files. The driver commits a part as soon as its description arrives; once many are committed, a few together
+(``build.PARTS_PER_COMMIT``), since every version lists all files before it.
 
 Exactly once: a version names the parts that it holds, and the rows of a part and its name are committed together or not at all. A build
 killed anywhere and run again encodes the parts alone that no version names; files that were written but never committed belong to no
-version, and jobs.memory cleans them away. Two builds at once do no harm: each drops a part that the other has committed.
+version, and jobs.memory cleans them away. Two builds at once do no harm: each drops a part that the other has committed. A memory that
+already lives (append) is no place for a build, and a build that is not finished none for an append: a sample could come from both.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -27,6 +29,7 @@ from tqdm import tqdm
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target, UserSequence, part_number, part_paths, read_part, write_part
 from l2d_ray.errors import ArtefactError, ConflictError, DataError
+from l2d_ray.memory.build import CrashPoint, EncodedPart, commit_groups, commit_parts, nowhere, refuse_living
 from l2d_ray.memory.commits import writing
 from l2d_ray.memory.entries import NOTHING_WRITTEN, WrittenEntries, entries_table
 from l2d_ray.memory.sequences import store_sequences, trained_sequences
@@ -38,14 +41,6 @@ from l2d_ray.schema import TRAIN, VALID
 
 USERS_PER_TAIL: Final = 512
 """Users in one file of tails: the unit that an actor encodes."""
-
-CrashPoint = Callable[[str, int], object]
-"""Called with a point and a part's number: ``before-write`` and ``after-write`` in the actor, ``before-commit`` and ``after-commit`` in the
-driver. Tests die in it; so it must travel to actors."""
-
-
-def _nowhere(point: str, part: int) -> None:
-    """No crash."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ class _Clock:
 
 
 def build_memory(
-    data_dir: Path, memory_uri: str, *, spec: EncoderSpec, num_workers: int, data_name: str = "", crash_point: CrashPoint = _nowhere
+    data_dir: Path, memory_uri: str, *, spec: EncoderSpec, num_workers: int, data_name: str = "", crash_point: CrashPoint = nowhere
 ) -> BuildSummary:
     """Bring the memory to hold every training sample, each once; does only what is missing."""
     clock = _Clock(time.monotonic())
@@ -90,18 +85,20 @@ def build_memory(
     paths = part_paths(data_dir)
     _refuse_empty(paths)
     memory = _open_or_create(memory_uri, Path(spec.checkpoint_dir), catalogue, hash_of_data(data_dir))
+    refuse_living(memory)
     record = memory.state.build or BuildRecord(author(), data_name, memory.metadata.data_hash, len(paths), now(), now(), 0.0, num_workers)
     pending = [str(path) for path in paths if part_number(path) not in memory.state.parts]
     sink = partial(_write_part, memory_uri, crash_point)
     rows = encode_parts(pending, TRAIN, spec=spec, catalogue=catalogue, sink=sink, num_workers=num_workers)
     num_encoded = 0
-    for row in _shown(rows, num_parts=len(paths), num_reused=len(paths) - len(pending)):
-        written = WrittenEntries(**row["written"])
+    shown = _shown(rows, num_parts=len(paths), num_reused=len(paths) - len(pending))
+    for group in commit_groups((EncodedPart.of(row) for row in shown), len(memory.state.parts)):
         seconds = round(record.seconds + time.monotonic() - clock.started, 2)
         finished = replace(record, finished_at=now(), seconds=seconds, num_workers=num_workers)
-        memory = _commit_part(memory, part_number(Path(row["path"])), row, written, finished, crash_point)
-        num_encoded += written.num_entries
-        clock = clock.after(written.num_entries)
+        memory = commit_parts(memory, group, finished, crash_point)
+        num_group = sum(part.written.num_entries for part in group)
+        num_encoded += num_group
+        clock = clock.after(num_group)
     return clock.summary(memory, len(paths), len(paths) - len(pending), num_encoded)
 
 
@@ -114,25 +111,6 @@ def _shown(rows: Iterator[dict[str, Any]], *, num_parts: int, num_reused: int) -
             num_entries += row["written"]["num_entries"]
             bar.set_postfix_str(f"{num_entries:,} entries, {num_entries / (time.monotonic() - started):,.0f}/s", refresh=False)
             bar.update()
-
-
-def _commit_part(
-    memory: Memory, part: int, row: dict[str, Any], written: WrittenEntries, record: BuildRecord, crash_point: CrashPoint
-) -> Memory:
-    """Commit a part once, whoever else commits at the same time."""
-    while True:
-        if part in memory.state.parts:
-            return memory
-        state = memory.state
-        changes = {"parts": (*state.parts, part), "sequences": (*state.sequences, row["sequences"]), "build": record}
-        crash_point("before-commit", part)
-        try:
-            memory = memory.append(written, kind="build", message=f"build part-{part:05d}", **changes)
-        except ConflictError:
-            memory = Memory.open(memory.uri, fingerprint=memory.fingerprint)
-        else:
-            crash_point("after-commit", part)
-            return memory
 
 
 def _write_part(

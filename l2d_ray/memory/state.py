@@ -44,6 +44,7 @@ class MemoryState:
         num_entries: live rows.
         digest: sum of the live rows' checksums, modulo 2^64.
         parts: parts of the prepared data that were committed; the identity that makes a build exactly once.
+        tails: files of rows, each with the hash of its metadata (``tails.py``).
         items: files of the catalogue, later rows replace earlier ones of the same item.
         sequences: files of user sequences, later rows replace earlier ones of the same user.
         half_life_s: entries' weight in decayed counts halves in this many seconds; None: every entry counts one.
@@ -58,6 +59,7 @@ class MemoryState:
     num_entries: int = 0
     digest: int = 0
     parts: tuple[int, ...] = ()
+    tails: tuple[str, ...] = ()
     items: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
     half_life_s: int | None = None
@@ -78,7 +80,7 @@ class MemoryState:
         """Raises ValueError where the text is not what ``to_json`` wrote."""
         fields = unseal(text)
         build = fields["build"] and BuildRecord(**fields["build"])
-        lists = {name: tuple(fields[name]) for name in ("items", "sequences")}
+        lists = {name: tuple(fields[name]) for name in ("tails", "items", "sequences")}
         return cls(**(fields | lists | {"parts": _from_ranges(fields["parts"]), "digest": int(fields["digest"], 16), "build": build}))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import lance
@@ -32,6 +32,7 @@ from l2d_ray.memory.entries import NOTHING_WRITTEN, EntryBatch, WrittenEntries, 
 from l2d_ray.memory.files import read_table, write_table
 from l2d_ray.memory.layout import Reading, files_of, manifest_of, versions_of
 from l2d_ray.memory.state import MemoryState, author, now, seal, unseal
+from l2d_ray.memory.tails import check_tails, tails_without
 from l2d_ray.schema import FORMAT_VERSION, REMEMBERED_ITEMS, entries_schema
 
 METADATA_KEY = b"l2d_ray"
@@ -150,6 +151,10 @@ class Memory:
     def retired_item_ids(self) -> frozenset[str]:
         return frozenset(self.items.filter(self.items["is_retired"])["item_id"].to_pylist())
 
+    @cached_property
+    def _tails(self) -> frozenset[str]:
+        return frozenset(self.state.tails)
+
     def history(self) -> list[VersionEntry]:
         """Every version up to this one that can be opened, oldest first, with what made it."""
         versions = [version for version in versions_of(self._entries.uri) if version <= self.version]
@@ -204,6 +209,8 @@ class Memory:
     def commit(self, state: MemoryState, *, added: WrittenEntries = NOTHING_WRITTEN, changes: FileChanges = NO_CHANGES) -> Memory:
         """Make the next version: rows that were written, files that were changed, and the state, whose counts the caller has kept."""
         written = [FragmentMetadata.from_json(fragment) for fragment in added.fragments]
+        removed = [fragment.metadata for fragment in self.fragments if fragment.fragment_id in changes.removed]
+        state = replace(state, tails=(*tails_without(self.state.tails, removed), *added.tails))
         entries = commit(self._entries, FileChanges(changes.removed, changes.updated, [*changes.added, *written]), state)
         return Memory(self.uri, entries, self.metadata, state)
 
@@ -232,6 +239,7 @@ class Memory:
         where = " or ".join([data, *others, manifest_of(self._entries.uri, self.version)])
         with Reading(lambda: where):
             check_deletions(self._entries.uri, fragment.metadata)
+            check_tails(self._entries.uri, fragment.metadata, self._tails)
             yield from read_fragment(fragment, condition, with_vectors=with_vectors, batch_rows=batch_rows, where=where)
 
     def _changed_files(self, other: Memory) -> list[LanceFragment]:

@@ -8,6 +8,7 @@ read or given to the sink, so that model and storage work at the same time. A pa
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ Sink = Callable[[Path, list[Target], NDArray[np.float32]], dict[str, Any]]
 
 
 PARTS_PER_ACTOR = 2
+SWITCH_INTERVAL_S = 0.0002
+"""Python's usual 5 ms would hold the encoding thread up after every operation of the model for as long as the other thread computes."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class PartEncoder:
             language_model.model, max_batch_tokens=spec.max_batch_tokens, shared_prefix=language_model.prompts.shared_prefix
         )
         self._encoding = threading.Lock()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._split, self._sink = split, sink
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

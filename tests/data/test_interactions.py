@@ -43,6 +43,7 @@ def test_every_form_of_time_becomes_whole_seconds(value):
         ({"timestamp": pa.array([None], pa.int64())}, "1 rows have no timestamp"),
         ({"timestamp": ["yesterday"]}, "'yesterday' cannot be read"),
         ({"timestamp": [DAY_S * 1000]}, "divide milliseconds by 1000"),
+        ({"timestamp": [4_000_000_000]}, "timestamp 4000000000 lies in the future"),
         ({"timestamp": [True]}, "type bool"),
         ({"user_id": pa.array([None], pa.string())}, "1 rows have no user_id"),
         ({"item_id": [""]}, "empty item_id"),

@@ -44,6 +44,13 @@ def test_as_many_trials_as_promised_each_ranking_every_query():
     assert shapes == [(len(QUERIES), NUM_RANKED)] * len(trials)
 
 
+def test_without_entries_the_local_decoder_is_left_out():
+    shards = [Shard(shard.statistics, None, "cpu") for shard in SHARDS]
+    settings, trials = tune(QUERIES, shards, COVARIANCE, lambda ranked: -float(len(ranked)), **GRIDS)
+    assert {trial.settings.decoder for trial in trials} == {"whitened", "global"}
+    assert settings.num_neighbors == DecoderSettings().num_neighbors
+
+
 def agreement_with(planted: np.ndarray):
     return lambda ranked: float((ranked == planted).mean())
 

@@ -5,9 +5,9 @@ import resource
 import numpy as np
 import pytest
 
-from l2d_ray.errors import ArtefactError, StorageError
+from l2d_ray.errors import ArtefactError, ConflictError, StorageError
 from l2d_ray.index.build import build_shard
-from l2d_ray.index.layout import load_catalogue, load_covariance, load_shards, open_index, read_manifest, shard_dir
+from l2d_ray.index.layout import load_catalogue, load_covariance, load_shards, only_builder, open_index, read_manifest, shard_dir
 from l2d_ray.index.plan import finish_index, make_shard, plan_index
 from l2d_ray.index.shard import Shard, buckets_of_shard, load_shard
 from l2d_ray.memory.statistics import merge_statistics, statistics_of, within_covariance
@@ -215,6 +215,13 @@ def test_an_item_that_the_catalogue_lacks_is_refused(tmp_path):
     memory = make_memory(str(tmp_path / "memory"), np.zeros(2, dtype=np.int64), num_commits=1)
     with pytest.raises(ArtefactError, match=r"holds item 'item-99', which its catalogue lacks"):
         build_shard(append_rows(memory, [99], first=50), 0, 1, tmp_path / "shard")
+
+
+def test_a_second_builder_of_one_place_is_told_so(tmp_path):
+    with only_builder(tmp_path / "index"), pytest.raises(ConflictError, match=r"Another jobs\.build_index is at work"):
+        only_builder(tmp_path / "index").__enter__()
+    with only_builder(tmp_path / "index"):
+        assert list(tmp_path.joinpath("index").iterdir()) == [tmp_path / "index" / "lock"]
 
 
 def test_a_full_disk_is_a_sentence_and_the_build_goes_on_later(memory, tmp_path):

@@ -1,15 +1,16 @@
 """Appending interactions: any order and chunking gives the memory of all at once, repeats change nothing, only tails are encoded."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.errors import ConflictError, DataError
-from l2d_ray.memory.append import MAX_RECENT_FILES, Append, Event, check_times, plan_append
+from l2d_ray.errors import ArtefactError, ConflictError, DataError
+from l2d_ray.memory.append import MAX_RECENT_FILES, Append, Event, plan_append
+from l2d_ray.memory.build import EncodedPart, commit_parts
+from l2d_ray.memory.entries import NOTHING_WRITTEN
 from l2d_ray.memory.sequences import load_sequences
+from l2d_ray.memory.state import BuildRecord, now
 from l2d_ray.memory.table import Memory
 from l2d_ray.memory.update import MAX_ITEM_FILES, expire_before, retire_items
 from tests.memory.living import Encoder, append, expected_rows, make_events, new_memory, rows_of
@@ -119,10 +120,25 @@ def test_new_items_come_with_their_titles(empty):
     assert Memory.open(memory.uri).version == memory.version
 
 
-def test_an_event_of_the_future_is_refused():
-    check_times([Event("u", int(time.time()), "item-00")], time.time())
-    with pytest.raises(DataError, match=r"item 'item-00' has the time 4000000000, which lies in the future \(now 1000\)"):
-        check_times([Event("u", 5, "item-01"), Event("u", 4_000_000_000, "item-00")], 1000)
+def test_an_unfinished_build_takes_no_append_and_a_living_memory_no_build(empty):
+    """A sample could come from both."""
+    events = make_events()
+    record = BuildRecord("someone@here", "toy", "cafe", num_parts=2, started_at=now(), finished_at=now(), seconds=0.0, num_workers=1)
+    half = empty.append(NOTHING_WRITTEN, kind="build", message="build part-00000", parts=(0,), build=record)
+    with pytest.raises(ArtefactError, match=r"holds 1 of the 2 parts that it is built from; run jobs.build_memory to its end"):
+        append(half, events)
+    assert Memory.open(half.uri).version == half.version
+    whole = half.append(NOTHING_WRITTEN, kind="build", message="build part-00001", parts=(0, 1), build=record)
+    assert rows_of(append(whole, events)) == expected_rows(events)
+
+
+def test_a_build_refuses_a_memory_that_was_begun_by_appends(empty):
+    memory = append(empty, make_events())
+    part = EncodedPart(0, NOTHING_WRITTEN, "sequences-cafe.parquet")
+    record = BuildRecord("someone@here", "toy", "", num_parts=1, started_at=now(), finished_at=now(), seconds=0.0, num_workers=1)
+    with pytest.raises(ArtefactError, match=r"was made by jobs.update_memory .*build in another place"):
+        commit_parts(memory, [part], record)
+    assert Memory.open(memory.uri).version == memory.version
 
 
 def test_a_writer_that_was_second_starts_again_and_encodes_again_only_what_changed(empty):
