@@ -1,1 +1,1 @@
-"""Baselines without a language model: one file a system, one interface, scored by the same protocol as everything else."""
+"""Systems to compare with: one file a system, one interface, scored by the same protocol as everything else."""

@@ -1,9 +1,10 @@
-"""What every baseline is: fitted by its constructor from training sequences alone, then a function from histories to ranked items.
+"""What every baseline is: fitted by its constructor, then a function from histories to ranked items.
 
 ``Baseline.rank`` fits ``evaluate.protocol.Ranker``. Laws that the contract suite states for all of them: the answer is (n, k) int64 item
-indexes, best first, no item twice in a row, no excluded item, -1 only after the last item; equal scores are ordered by smaller item index;
-a history that says nothing (empty, or of items without training data) is answered with the popularity order, so a list is short
-only where the catalogue is.
+indexes, best first, no item twice in a row, no excluded item, -1 only after the last item; the whole catalogue is ranked, so a list is
+short only where the catalogue is; a shorter list is the beginning of a longer one; equal scores are ordered by smaller item index; an
+empty history is answered with the popularity order, and so is one of items without training data where the system knows items by
+their interactions alone.
 """
 
 from __future__ import annotations
@@ -48,3 +49,10 @@ def top_items(scores: NDArray[np.float64], k: int, exclude: Collection[int] = ()
     ranked = np.full(k, PADDING, np.int64)
     ranked[:num_ranked] = candidates[np.argsort(-scores[candidates], kind="stable")][:num_ranked]
     return ranked
+
+
+def head_first(head: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores (num_items,) by which the distinct items of ``head`` come first, in their order, and the others as ``scores`` has them."""
+    lifted = scores.copy()
+    lifted[head] = scores.max(initial=0.0) + np.arange(len(head), 0, -1)
+    return lifted

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from l2d_ray.baselines.interface import interaction_counts, top_items
-from l2d_ray.evaluate.metrics import ndcg_values, target_ranks
+from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune
 
 _MAX_CELLS: Final = 4_000_000  # scores held at a time: 32 MB
 
@@ -54,14 +54,6 @@ GRID: Final = (
     ),
 )
 """What ``tune_item_knn`` tries by default."""
-
-
-@dataclass(frozen=True)
-class TunedItemKnn:
-    """The chosen settings and the ndcg@20 on validation of every candidate, in the order tried."""
-
-    settings: ItemKnnSettings
-    ndcg_at_20: tuple[tuple[ItemKnnSettings, float], ...]
 
 
 class ItemKnn:
@@ -115,13 +107,9 @@ def tune_item_knn(
     histories: Sequence[Sequence[int]],
     targets: NDArray[np.int64],
     grid: Sequence[ItemKnnSettings] = GRID,
-) -> TunedItemKnn:
+) -> Tuned[ItemKnnSettings, ItemKnn]:
     """Settings with the best ndcg@20, unmasked and by item id, on validation samples; the earlier candidate wins a tie."""
-    tried = []
-    for settings in grid:
-        ranked = ItemKnn(train_sequences, num_items, settings).rank(histories, 20)
-        tried.append((settings, float(ndcg_values(target_ranks(ranked, targets), 20).mean())))
-    return TunedItemKnn(max(tried, key=lambda candidate: candidate[1])[0], tuple(tried))
+    return tune(grid, lambda settings: ItemKnn(train_sequences, num_items, settings), ValidationSamples(histories, targets))
 
 
 def _flatten(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
