@@ -2,7 +2,8 @@
 
 The folder's own split is kept (a digit per target, in global time order), so figures are comparable with others on the same files.
 User sequences come from ``interactions.tsv.gz``; a user's samples stand in the order of their targets, which is checked row by row
-against the stored histories. Timestamps there are starts of 10-day buckets: the position is added as seconds, to keep the order.
+against the stored histories. Timestamps there are starts of 10-day buckets, and a third are missing; since samples stand in global time
+order, a missing one is that of the sample before it. The position is added as seconds, to keep the order within a user.
 """
 
 from __future__ import annotations
@@ -40,21 +41,29 @@ def convert(folder: Path, data_dir: Path, *, users_per_part: int = 512) -> None:
 
 
 def _sequences(folder: Path) -> Iterator[UserSequence]:
-    interactions: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
+    items: dict[str, list[str]] = defaultdict(list)
+    times: dict[str, list[int | None]] = defaultdict(list)
     for user_id, stored_position, item_id, _rating, _exact, bucket_start in _rows(folder / "interactions.tsv.gz"):
-        position = len(interactions[user_id])
-        assert int(stored_position) == position
-        interactions[user_id].append((item_id, int(bucket_start) + position if bucket_start else None))
+        assert int(stored_position) == len(items[user_id])
+        items[user_id].append(item_id)
+        times[user_id].append(int(bucket_start) if bucket_start else None)
     splits: dict[str, list[int]] = defaultdict(list)
+    latest = None
     for split, user_id, _timestamp, history, item_id in _rows(folder / "samples.tsv.gz"):
         position = len(splits[user_id]) + 1
-        items = [item for item, _ in interactions[user_id]]
-        if items[max(0, position - 10) : position + 1] != [*history.split(), item_id]:
+        if items[user_id][max(0, position - 10) : position + 1] != [*history.split(), item_id]:
             raise DataError(f"Sample {position} of user {user_id} in {folder} does not match interactions.tsv.gz; the folder is damaged.")
         splits[user_id].append(SPLIT_NAMES.index(split))
-    for user_id, events in interactions.items():
-        items_of_user, times = zip(*events, strict=True)
-        yield UserSequence(user_id, items_of_user, times, (splits[user_id][0], *splits[user_id]))
+        latest = times[user_id][position] = _first_known(times[user_id][position], latest)
+    for user_id, of_user in items.items():
+        first, *others = times[user_id]
+        filled = [_first_known(first, *others), *others]
+        seconds = [None if time is None else time + position for position, time in enumerate(filled)]
+        yield UserSequence(user_id, tuple(of_user), tuple(seconds), (splits[user_id][0], *splits[user_id]))
+
+
+def _first_known(*times: int | None) -> int | None:
+    return next((time for time in times if time is not None), None)
 
 
 def _rows(path: Path, *, header: bool = True) -> Iterator[list[str]]:

@@ -1,33 +1,42 @@
-"""Chooses num_neighbors, shrinkage, prior weight and the default decoder on validation, and stores them with the memory.
+"""Chooses the decoders' settings and the default decoder on validation, and stores them with the memory.
 
     python -m jobs.tune_decoder --config jobs/configs/quickstart.yaml decoder.metric=recall@20
     ray job submit --working-dir . -- python -m jobs.tune_decoder --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
-Needs jobs.build_index. Scores are unmasked and by item id; the test split is not read.
+Needs jobs.build_index. Scores are unmasked and by item id; the test split is not read. The half-life of the prior that is best becomes the
+memory's, as one version ("decay"), and the index is extended to it; decoder.half_lives_days=[] leaves the memory as it is.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from jobs import build_index
 from jobs.cli import run
 from l2d_ray.cluster import connect
-from l2d_ray.config import RunConfig
+from l2d_ray.config import DecoderConfig, RunConfig
 from l2d_ray.decode.settings import FILE
-from l2d_ray.decode.tuning import num_trials, tune
+from l2d_ray.decode.tuning import Grids, tune
 from l2d_ray.evaluate.metrics import metric_means, target_ranks
 from l2d_ray.evaluate.on_ray import encode_split
-from l2d_ray.index.layout import open_index
+from l2d_ray.index.layout import Index, open_index
+from l2d_ray.index.segment import item_indexes_of
+from l2d_ray.index.shard import Shard
 from l2d_ray.memory.files import write_text
+from l2d_ray.memory.statistics import NO_TIMESTAMP, Decay, decayed_counts, merge_statistics
+from l2d_ray.memory.table import Memory
+from l2d_ray.memory.update import retried, set_half_life
 from l2d_ray.model.loading import read_metadata, resolve_device
 from l2d_ray.model.on_ray import EncoderSpec
-from l2d_ray.schema import VALID
+from l2d_ray.schema import SECONDS_PER_DAY, VALID
 
 
 def main(config: RunConfig) -> dict[str, Any]:
@@ -42,19 +51,61 @@ def main(config: RunConfig) -> dict[str, Any]:
     def score(ranked: NDArray[np.int64]) -> float:
         return metric_means(target_ranks(ranked, split.samples.targets))[config.decoder.metric]
 
-    grids = config.decoder.model_dump(include={"num_neighbors", "shrinkages", "prior_weights"})
-    with tqdm(total=num_trials(**grids), desc="decoder trials", unit="trial") as progress:
-        shards = index.shards(device=device)
-        settings, trials = tune(split.queries, shards, index.covariance(), score, **grids, on_trial=progress.update)
-    write_text(config.memory_uri, FILE, settings.to_json())
+    shards, memory = index.shards(device=device), Memory.open(config.memory_uri, version=index.manifest.memory_version)
+    decays = decays_to_try(config.decoder, memory, shards)
+    half_life_s_to_counts = dict(zip((decay.half_life_s for decay in decays), counts_of(memory, index, decays), strict=True))
+    grids = make_grids(config.decoder, tuple(half_life_s_to_counts))
+    with tqdm(total=grids.num_trials(has_entries=shards[0].has_entries), desc="decoder trials", unit="trial") as progress:
+        counts = half_life_s_to_counts.__getitem__
+        tuned = tune(split.queries, shards, index.pooled(), score, grids=grids, decayed=counts, on_trial=progress.update)
+    set_decay(config, next(decay for decay in decays if decay.half_life_s == tuned.half_life_s))
+    write_text(config.memory_uri, FILE, tuned.settings.to_json())
     return {
         "job": "tune_decoder",
-        "settings": asdict(settings),
+        "settings": asdict(tuned.settings),
+        "half_life_days": tuned.half_life_s and tuned.half_life_s / SECONDS_PER_DAY,
         "metric": config.decoder.metric,
         "num_samples": len(split),
-        "trials": [asdict(trial.settings) | {"score": round(trial.score, 5)} for trial in trials],
+        "trials": [asdict(trial.settings) | {"half_life_s": trial.half_life_s, "score": round(trial.score, 5)} for trial in tuned.trials],
         "tune_s": round(time.monotonic() - started, 2),
     }
+
+
+def decays_to_try(settings: DecoderConfig, memory: Memory, shards: Sequence[Shard]) -> list[Decay]:
+    """The memory's own where no half-life is asked for or no entry has a time; else one for each half-life, from the newest entry back."""
+    newest = max(int(shard.statistics.last_timestamps.max(initial=NO_TIMESTAMP)) for shard in shards)
+    if not settings.half_lives_days or newest == NO_TIMESTAMP:
+        return [Decay(memory.half_life_s, memory.reference_time)]
+    half_lives_s = [round(days * SECONDS_PER_DAY) or None for days in settings.half_lives_days]
+    return [Decay(half_life_s, newest if half_life_s else 0) for half_life_s in half_lives_s]
+
+
+def counts_of(memory: Memory, index: Index, decays: Sequence[Decay]) -> list[NDArray[np.float64]]:
+    """For each decay the decayed counts of all items that have entries, ascending by item index; reads no vector."""
+    catalogue, source = index.catalogue(), f"The memory at {memory.uri}"
+    items = merge_statistics([shard.statistics for shard in index.shards(with_entries=False)]).item_indexes
+    batches = memory.scan(with_vectors=False)
+    entries = ((item_indexes_of(batch.item_ids, catalogue, source).astype(np.int64), batch.timestamps) for batch in batches)
+    return decayed_counts(items, entries, decays)
+
+
+def make_grids(settings: DecoderConfig, half_lives_s: tuple[int | None, ...]) -> Grids:
+    return Grids(
+        num_neighbors=settings.num_neighbors,
+        shrinkage=settings.shrinkages,
+        mean_shrinkage=settings.mean_shrinkages,
+        prior_weight=settings.prior_weights,
+        prior_smoothing=settings.prior_smoothings,
+        half_lives_s=half_lives_s,
+    )
+
+
+def set_decay(config: RunConfig, decay: Decay) -> None:
+    """Let memory and index decay so; nothing happens where they do."""
+    memory = Memory.open(config.memory_uri)
+    changed = retried(partial(set_half_life, half_life_s=decay.half_life_s, reference_time=decay.reference_time), memory)
+    if changed.version != memory.version:
+        build_index.main(config)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ from l2d_ray.memory.table import Memory
 from l2d_ray.memory.update import Change, expire_before, forget_users, rename_items, retire_items, retried, set_half_life
 from l2d_ray.model.loading import read_metadata, resolve_device
 from l2d_ray.model.on_ray import EncoderSpec
-
-SECONDS_PER_DAY = 86_400
+from l2d_ray.schema import SECONDS_PER_DAY
 
 
 def main(config: RunConfig) -> dict[str, Any]:

@@ -144,8 +144,18 @@ class DecoderConfig(Section):
     shrinkages: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.01, 0.03, 0.1, 0.2, 0.4, 0.7), min_length=1, description="Shrinkages of the covariance."
     )
+    mean_shrinkages: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0.0, 1.0, 4.0, 12.0), min_length=1, description="Entries that the mean of all entries counts for in an item's representation."
+    )
     prior_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), min_length=1, description="Weights of log(n + 1)."
+        (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), min_length=1, description="Weights of the prior, log(n + smoothing)."
+    )
+    prior_smoothings: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.1, 1.0), min_length=1, description="What is added to an item's count in the prior."
+    )
+    half_lives_days: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0, 15, 30, 60, 120, 360),
+        description="Times in which an entry's weight in the prior halves; 0: never. The memory takes the best one. Empty: its own stays.",
     )
     metric: str = Field("ndcg@20", pattern=r"^(recall|ndcg)@(10|20|50|100)$", description="What is maximised, unmasked, by item id.")
     max_samples: int = Field(3000, ge=1, description="Validation samples used, the latest ones.")

@@ -22,6 +22,8 @@ NUM_BUCKETS: Final = 4096
 FORMAT_VERSION: Final = 2
 """Version of every stored layout (data, checkpoint metadata, memory, index)."""
 
+SECONDS_PER_DAY: Final = 86_400
+
 TRAIN: Final = 0
 VALID: Final = 1
 TEST: Final = 2

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from l2d_ray.baselines.interface import interaction_counts, top_items
 from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune
 from l2d_ray.errors import ConfigError, DataError
+from l2d_ray.schema import SECONDS_PER_DAY
 
-DAY_S: Final = 86_400
-HALF_LIVES_S: Final = (None, *(days * DAY_S for days in (7, 14, 30, 60, 120, 240, 480)))
+HALF_LIVES_S: Final = (None, *(days * SECONDS_PER_DAY for days in (7, 14, 30, 60, 120, 240, 480)))
 """What ``tune_popularity`` tries where times are in seconds."""
 HALF_LIVES_IN_POSITIONS: Final = (None, 0.5, 1.0, 2.0, 4.0, 8.0)
 """What it tries where there are no times."""

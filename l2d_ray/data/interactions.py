@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2d_ray.errors import ConfigError, DataError
+from l2d_ray.schema import SECONDS_PER_DAY
 
 INTERACTIONS = pa.schema(
     [
@@ -28,7 +29,7 @@ INTERACTIONS = pa.schema(
 """What every source yields; rows in file order."""
 
 LATEST_PLAUSIBLE_S: Final = 10**11  # the year 5138: larger numbers are milliseconds or finer
-CLOCK_SKEW_S: Final = 86_400
+CLOCK_SKEW_S: Final = SECONDS_PER_DAY
 """How far in the future an interaction's time may lie: a clock that is wrong by a day."""
 
 

@@ -23,6 +23,7 @@ from l2d_ray.decode.topk import TopK
 from l2d_ray.errors import ArtefactError, RequestError
 from l2d_ray.index.layout import open_index
 from l2d_ray.index.shard import Shard
+from l2d_ray.memory.statistics import PooledStatistics
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, load_checkpoint
 from l2d_ray.text.prompts import PromptFormat, TokenIds, tokenize_titles
@@ -60,7 +61,7 @@ class LatentDecoder:
 
     Args:
         shards: all shards of one index; where one has no entries there is no local decoder.
-        within_covariance: (d, d), pooled over them.
+        pooled: over them.
 
     Attributes:
         decoders: names of the decoders that can answer.
@@ -72,12 +73,12 @@ class LatentDecoder:
         encoder: Encoder,
         *,
         shards: Sequence[Shard],
-        within_covariance: NDArray[np.float64],
+        pooled: PooledStatistics,
         settings: DecoderSettings,
     ) -> None:
-        if encoder.dim != len(within_covariance):
+        if encoder.dim != len(pooled.mean):
             raise ArtefactError(
-                f"The encoder's states are {encoder.dim} wide, the index's vectors {len(within_covariance)}; "
+                f"The encoder's states are {encoder.dim} wide, the index's vectors {len(pooled.mean)}; "
                 "build the memory and the index with this model."
             )
         self.writer = writer
@@ -86,7 +87,7 @@ class LatentDecoder:
         self._spread = LearntSpread()
         has_entries = all(shard.has_entries for shard in shards)
         self.decoders = tuple(name for name in DECODERS if has_entries or name != "local")
-        self._searchers = [ShardSearcher(shard, within_covariance, settings, decoders=self.decoders) for shard in shards]
+        self._searchers = [ShardSearcher(shard, pooled, settings, decoders=self.decoders) for shard in shards]
 
     def recommend(
         self,
@@ -146,6 +147,6 @@ def load_latent_decoder(
         PromptWriter.of(language_model, index.catalogue()),
         Encoder(language_model.model, max_batch_tokens=max_batch_tokens),
         shards=index.shards(device=device),
-        within_covariance=index.covariance(),
+        pooled=index.pooled(),
         settings=settings,
     )

@@ -13,12 +13,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, precision_matrix
+from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.local import LocalCandidates, LocalRequest, local_candidates
 from l2d_ray.decode.local_merge import LearntSpread, LocalMerge
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
+from l2d_ray.memory.statistics import PooledStatistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +76,14 @@ class ShardSearcher:
     """Answers for one shard.
 
     Args:
-        within_covariance: (d, d), pooled over all shards.
+        pooled: over all shards.
         decoders: those that will be asked for; the others are not made.
     """
 
     def __init__(
         self,
         shard: Shard,
-        within_covariance: NDArray[np.float64],
+        pooled: PooledStatistics,
         settings: DecoderSettings,
         *,
         decoders: Sequence[DecoderName] = DECODERS,
@@ -94,10 +95,8 @@ class ShardSearcher:
         if "global" in decoders:
             self._linear["global"] = GlobalDecoder(statistics, means=self._means, device=device)
         if "whitened" in decoders:
-            precision = precision_matrix(within_covariance, settings.shrinkage)
-            self._linear["whitened"] = WhitenedDecoder(
-                statistics, precision, prior_weight=settings.prior_weight, means=self._means, device=device
-            )
+            rule = WhitenedRule.of(pooled, settings)
+            self._linear["whitened"] = WhitenedDecoder(statistics, rule, means=self._means, device=device)
 
     def search(self, request: ShardRequest) -> ShardAnswer:
         if isinstance(request, LocalRequest):

@@ -5,21 +5,24 @@ Pure: knows neither files nor metrics; ``score`` is given the ranked items of al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, precision_matrix
+from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.local import local_candidates
 from l2d_ray.decode.local_merge import LocalMerge
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.index.shard import Shard
-from l2d_ray.memory.statistics import merge_statistics
+from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics, merge_statistics
 
 QUERIES_PER_BLOCK = 256
 NUM_RANKED = 100
+NUM_PASSES = 2
 
 Score = Callable[[NDArray[np.int64]], float]
 """Ranked item indexes (n, 100) of all queries -> quality."""
@@ -27,82 +30,109 @@ OnTrial = Callable[[], object]
 
 
 @dataclass(frozen=True)
+class Grids:
+    """What is tried, each setting by itself while the others stay at their best; names as in ``DecoderSettings``.
+
+    Attributes:
+        half_lives_s: of the prior's decayed counts; None: no decay.
+    """
+
+    num_neighbors: tuple[int, ...]
+    shrinkage: tuple[float, ...]
+    mean_shrinkage: tuple[float, ...]
+    prior_weight: tuple[float, ...]
+    prior_smoothing: tuple[float, ...]
+    half_lives_s: tuple[int | None, ...] = (None,)
+
+    def num_trials(self, *, has_entries: bool) -> int:
+        """How many trials ``tune`` makes."""
+        whitened = sum(map(len, (self.shrinkage, self.mean_shrinkage, self.prior_weight, self.prior_smoothing, self.half_lives_s)))
+        return NUM_PASSES * whitened + 1 + has_entries * len(self.num_neighbors)
+
+    def changes(self) -> Iterator[tuple[str, Any]]:
+        """(name of a setting or half_life_s, value), in the order in which they are tried."""
+        for name in ("prior_weight", "shrinkage", "mean_shrinkage"):
+            yield from ((name, value) for value in getattr(self, name))
+        yield from (("half_life_s", value) for value in self.half_lives_s)
+        yield from (("prior_smoothing", value) for value in self.prior_smoothing)
+
+
+@dataclass(frozen=True)
 class Trial:
     """One candidate and what it scored."""
 
     settings: DecoderSettings
+    half_life_s: int | None
     score: float
+
+    def changed(self, name: str, value: Any) -> Trial:
+        """Another candidate, which has not been scored."""
+        if name == "half_life_s":
+            return replace(self, half_life_s=value, score=np.nan)
+        return replace(self, settings=replace(self.settings, **{name: value}), score=np.nan)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The best settings of each decoder with the best decoder as the default, the half-life they want, and every trial in order."""
+
+    settings: DecoderSettings
+    half_life_s: int | None
+    trials: tuple[Trial, ...]
 
 
 def tune(
     queries: NDArray[np.float32],
     shards: Sequence[Shard],
-    within_covariance: NDArray[np.float64],
+    pooled: PooledStatistics,
     score: Score,
     *,
-    num_neighbors: Sequence[int],
-    shrinkages: Sequence[float],
-    prior_weights: Sequence[float],
+    grids: Grids,
+    decayed: Callable[[int | None], NDArray[np.float64]],
     on_trial: OnTrial = lambda: None,
-) -> tuple[DecoderSettings, list[Trial]]:
-    """The best settings of each decoder and the best decoder as the default; and every trial, in order.
+) -> Tuning:
+    """Choose settings. Shards without entries have no local decoder: num_neighbors then stays at its default.
 
-    Shards without entries have no local decoder: num_neighbors then stays at its default.
+    Args:
+        decayed: half-life in seconds -> decayed counts of all items that have entries, ascending by item index.
     """
     trials: list[Trial] = []
+    statistics, device = merge_statistics([shard.statistics for shard in shards]), shards[0].device
 
-    def note(settings: DecoderSettings, ranked: NDArray[np.int64]) -> Trial:
-        trials.append(Trial(settings, score(ranked)))
+    def note(candidate: Trial, ranked: NDArray[np.int64]) -> Trial:
+        trials.append(replace(candidate, score=score(ranked)))
         on_trial()
         return trials[-1]
 
-    whitened = _tune_whitened(queries, shards, within_covariance, note, shrinkages=shrinkages, prior_weights=prior_weights)
-    found, everything = [whitened], whitened.settings
+    @cache
+    def statistics_of(half_life_s: int | None) -> ItemStatistics:
+        return replace(statistics, decayed_counts=decayed(half_life_s))
+
+    def attempt(candidate: Trial) -> Trial:
+        rule = WhitenedRule.of(pooled, candidate.settings)
+        decoder = WhitenedDecoder(statistics_of(candidate.half_life_s), rule, means=means, device=device)
+        return note(candidate, decoder.top_k(queries, NUM_RANKED).ids)
+
+    means = statistics.means()
+    whitened = Trial(DecoderSettings(), grids.half_lives_s[0], -np.inf)
+    for _ in range(NUM_PASSES):
+        for name, value in grids.changes():
+            whitened = max(whitened, attempt(whitened.changed(name, value)), key=lambda trial: trial.score)
+    found = [whitened]
     if all(shard.has_entries for shard in shards):
-        found.append(_tune_local(queries, shards, note, whitened.settings, num_neighbors))
-        everything = replace(everything, num_neighbors=found[-1].settings.num_neighbors)
-    means = GlobalDecoder(merge_statistics([s.statistics for s in shards]), device=shards[0].device)
-    plain = note(replace(everything, decoder="global"), means.top_k(queries, NUM_RANKED).ids)
-    best = max([*found, plain], key=lambda trial: trial.score)
-    return replace(everything, decoder=best.settings.decoder), trials
-
-
-def num_trials(num_neighbors: Sequence[int], shrinkages: Sequence[float], prior_weights: Sequence[float]) -> int:
-    """How many trials ``tune`` makes."""
-    return len(num_neighbors) + 2 * (len(shrinkages) + len(prior_weights)) + 1
-
-
-def _tune_whitened(
-    queries: NDArray[np.float32],
-    shards: Sequence[Shard],
-    within_covariance: NDArray[np.float64],
-    note: Callable[[DecoderSettings, NDArray[np.int64]], Trial],
-    *,
-    shrinkages: Sequence[float],
-    prior_weights: Sequence[float],
-) -> Trial:
-    """Prior weight and shrinkage in turn, twice, each at the other's best value so far."""
-    statistics = merge_statistics([shard.statistics for shard in shards])
-
-    def attempt(settings: DecoderSettings) -> Trial:
-        precision = precision_matrix(within_covariance, settings.shrinkage)
-        decoder = WhitenedDecoder(statistics, precision, prior_weight=settings.prior_weight, device=shards[0].device)
-        return note(settings, decoder.top_k(queries, NUM_RANKED).ids)
-
-    best = Trial(DecoderSettings(), -np.inf)
-    for _ in range(2):
-        for weight in prior_weights:
-            best = _better(best, attempt(replace(best.settings, prior_weight=weight)))
-        for shrinkage in shrinkages:
-            best = _better(best, attempt(replace(best.settings, shrinkage=shrinkage)))
-    return best
+        found.append(_tune_local(queries, shards, note, whitened, grids.num_neighbors))
+    everything = replace(whitened.settings, num_neighbors=found[-1].settings.num_neighbors)
+    plain = replace(whitened, settings=replace(everything, decoder="global"))
+    found.append(note(plain, GlobalDecoder(statistics, means=means, device=device).top_k(queries, NUM_RANKED).ids))
+    best = max(found, key=lambda trial: trial.score)
+    return Tuning(replace(everything, decoder=best.settings.decoder), whitened.half_life_s, tuple(trials))
 
 
 def _tune_local(
     queries: NDArray[np.float32],
     shards: Sequence[Shard],
-    note: Callable[[DecoderSettings, NDArray[np.int64]], Trial],
-    settings: DecoderSettings,
+    note: Callable[[Trial, NDArray[np.int64]], Trial],
+    whitened: Trial,
     num_neighbors: Sequence[int],
 ) -> Trial:
     """Neighbours are searched once, for the largest number; a smaller number is a prefix of the same lists."""
@@ -114,10 +144,6 @@ def _tune_local(
             merge.add({shard: local_candidates(shards[shard], request) for shard, request in asked.items()})
         for num in num_neighbors:
             lists[num].append(merge.top_k(NUM_RANKED, num_neighbors=num).ids)
-    local = replace(settings, decoder="local")
-    trials = [note(replace(local, num_neighbors=num), np.concatenate(lists[num])) for num in num_neighbors]
+    local = whitened.changed("decoder", "local")
+    trials = [note(local.changed("num_neighbors", num), np.concatenate(lists[num])) for num in num_neighbors]
     return max(trials, key=lambda trial: trial.score)
-
-
-def _better(best: Trial, other: Trial) -> Trial:
-    return other if other.score > best.score else best

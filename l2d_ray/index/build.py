@@ -20,7 +20,7 @@ from l2d_ray.errors import ArtefactError
 from l2d_ray.index.sealed import read_summary, seal
 from l2d_ray.index.segment import SUMMARY as SEGMENT_SUMMARY
 from l2d_ray.index.segment import Rows, item_indexes_of, read_keys, search_bytes, write_segment
-from l2d_ray.index.shard import ARRAY_TO_FIELD, SUMMARY, WITHIN_SCATTER, LiveSegment, buckets_of_shard, verify_shard
+from l2d_ray.index.shard import ARRAY_TO_FIELD, SUMMARY, TOTAL, WITHIN_SCATTER, LiveSegment, buckets_of_shard, verify_shard
 from l2d_ray.memory.checksums import digest_of
 from l2d_ray.memory.statistics import Decay, ItemStatistics, StatisticsBuilder
 from l2d_ray.memory.table import Memory
@@ -95,7 +95,7 @@ def seal_shard(
         arrays = {f"{name}.items.npy": live.item_indexes, f"{name}.dead.npy": live.dead}
         files += [f"{name}/{SEGMENT_SUMMARY}", *_write_arrays(folder, arrays)]
     files += _write_arrays(folder, {f"{name}.npy": getattr(statistics, field) for name, field in ARRAY_TO_FIELD.items()})
-    files += _write_arrays(folder, {WITHIN_SCATTER: statistics.within_scatter()})
+    files += _write_arrays(folder, {WITHIN_SCATTER: statistics.within_scatter(), TOTAL: statistics.total()})
     fields = {
         "kind": kind,
         "num_entries": statistics.num_entries,

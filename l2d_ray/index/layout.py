@@ -4,7 +4,7 @@
     INDEX/lock                 held by whoever builds; says nothing to readers
     INDEX/v7-0123456789ab/     the generation that the manifest names; the one before it stays until the next swap
         items.parquet          the catalogue that item_index refers to
-        within_covariance.npy  (d, d) float64, pooled over all shards
+        within_covariance.npy, mean.npy    (d, d) and (d,) float64, pooled over all shards
         shard-00000/ ...
 
 An index is derived data: it is refused where its fingerprint is not the model's, and rebuilt from the memory at any time. Who opens it
@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.errors import ArtefactError, ConflictError
 from l2d_ray.index.build import IndexKind
 from l2d_ray.index.sealed import REMEDY, Summary, read_summary, seal
 from l2d_ray.index.shard import SUMMARY, Shard, load_shard, verify_shard
+from l2d_ray.memory.statistics import PooledStatistics
 
 MANIFEST: Final = "manifest.json"
 LOCK: Final = "lock"
 CATALOGUE: Final = "items.parquet"
-COVARIANCE: Final = "within_covariance.npy"
+POOLED: Final = ("within_covariance", "mean")
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,9 @@ class Index:
     def catalogue(self) -> Catalogue:
         return Catalogue.read(self._verified(CATALOGUE))
 
-    def covariance(self) -> NDArray[np.float64]:
-        """(d, d) pooled within-item covariance."""
-        covariance: NDArray[np.float64] = np.load(self._verified(COVARIANCE), allow_pickle=False)
-        return covariance
+    def pooled(self) -> PooledStatistics:
+        """What all shards share."""
+        return PooledStatistics(*(np.load(self._verified(f"{name}.npy"), allow_pickle=False) for name in POOLED))
 
     def shard(self, shard: int, *, device: str = "cpu", with_entries: bool = True) -> Shard:
         """A shard; ArtefactError names a file that is missing or changed. Without entries no file of an entry is opened."""
@@ -145,8 +144,8 @@ def load_catalogue(index_dir: Path) -> Catalogue:
     return open_index(index_dir).catalogue()
 
 
-def load_covariance(index_dir: Path) -> NDArray[np.float64]:
-    return open_index(index_dir).covariance()
+def load_pooled(index_dir: Path) -> PooledStatistics:
+    return open_index(index_dir).pooled()
 
 
 def load_shards(index_dir: Path, *, device: str = "cpu", with_entries: bool = True) -> list[Shard]:
@@ -154,13 +153,18 @@ def load_shards(index_dir: Path, *, device: str = "cpu", with_entries: bool = Tr
     return open_index(index_dir).shards(device=device, with_entries=with_entries)
 
 
-def publish(index_dir: Path, manifest: IndexManifest, *, catalogue: Catalogue, covariance: NDArray[np.float64]) -> None:
+def publish(index_dir: Path, manifest: IndexManifest, *, catalogue: Catalogue, pooled: PooledStatistics) -> None:
     """Swap in the generation whose sealed shards stand in their places: readers find the old index or the new one, never none."""
     generation_dir = index_dir / manifest.generation
     catalogue.write(generation_dir / CATALOGUE)
-    np.save(generation_dir / COVARIANCE, covariance)
+    for name in POOLED:
+        np.save(generation_dir / f"{name}.npy", getattr(pooled, name))
     shards = [f"{shard_dir(Path(manifest.generation), shard)}/{SUMMARY}" for shard in range(manifest.num_shards)]
-    seal(index_dir / MANIFEST, asdict(manifest), [f"{manifest.generation}/{CATALOGUE}", f"{manifest.generation}/{COVARIANCE}", *shards])
+    seal(
+        index_dir / MANIFEST,
+        asdict(manifest),
+        [*(f"{manifest.generation}/{name}" for name in (CATALOGUE, *(f"{name}.npy" for name in POOLED))), *shards],
+    )
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from l2d_ray.index.extend import REBUILD_FRACTION, Versions, extend_shard
 from l2d_ray.index.kinds import KindChoice, choose_kind
 from l2d_ray.index.layout import Index, IndexManifest, open_index, publish, remove_generations, shard_dir
 from l2d_ray.index.sealed import read_summary
-from l2d_ray.index.shard import SUMMARY, WITHIN_SCATTER
+from l2d_ray.index.shard import SUMMARY, TOTAL, WITHIN_SCATTER
 from l2d_ray.memory.commits import writing
-from l2d_ray.memory.statistics import pooled_covariance
+from l2d_ray.memory.statistics import PooledStatistics
 from l2d_ray.memory.table import Memory
 
 IndexKindChoice = KindChoice | Literal["statistics"]
@@ -134,8 +134,10 @@ def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSumma
     Raises ArtefactError where the shards together are not the memory version.
     """
     memory.check_digest(sum(s.digest for s in summaries) % 2**64, sum(s.num_entries for s in summaries))
-    scatters = [read_summary(plan.shard_dir(shard) / SUMMARY).array(WITHIN_SCATTER) for shard in range(plan.num_shards)]
-    covariance = pooled_covariance(scatters, sum(s.num_entries - s.num_items for s in summaries))
+    sealed = [read_summary(plan.shard_dir(shard) / SUMMARY) for shard in range(plan.num_shards)]
+    sums = ([shard.array(name) for shard in sealed] for name in (WITHIN_SCATTER, TOTAL))
+    num_entries, num_items = sum(s.num_entries for s in summaries), sum(s.num_items for s in summaries)
+    pooled = PooledStatistics.from_sums(*sums, num_entries=num_entries, num_items=num_items)
     columns = {field.name: tuple(getattr(s, field.name) for s in summaries) for field in fields(ShardSummary) if field.name != "digest"}
     manifest = IndexManifest(
         memory_version=memory.version,
@@ -151,7 +153,7 @@ def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSumma
     )
     previous = _readable(plan.index_dir)
     with writing(str(plan.index_dir)):
-        publish(plan.index_dir, manifest, catalogue=memory.catalogue, covariance=covariance)
+        publish(plan.index_dir, manifest, catalogue=memory.catalogue, pooled=pooled)
     kept = {previous.manifest.generation} if previous is not None and plan.options.keeps_previous else set()
     remove_generations(plan.index_dir, keep={manifest.generation} | kept)
     return manifest

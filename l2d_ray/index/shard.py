@@ -5,7 +5,7 @@
     SHARD/segment-00000.items.npy        (v,) int64: item_index of each of its slots in this index's catalogue; -1 where it has none
     SHARD/items.npy (v,) · counts.npy (v,) · sums.npy (v, d) float64 · last_timestamps.npy (v,) · decayed_counts.npy (v,) float64
     SHARD/scatter.npy (d, d) float64     all six: the statistics of the live entries
-    SHARD/within_scatter.npy             (d, d) float64, this shard's part of the pooled covariance
+    SHARD/within_scatter.npy, total.npy  (d, d) and (d,) float64, this shard's part of the pooled statistics
     SHARD/shard.json                     written last
 
 What global and whitened decoding need are the statistics alone; a shard may be loaded, or built, without entries.
@@ -36,6 +36,7 @@ ARRAY_TO_FIELD: Final = {"items": "item_indexes"} | {
 }
 """Files of the statistics, and their names in ``ItemStatistics``."""
 WITHIN_SCATTER: Final = "within_scatter.npy"
+TOTAL: Final = "total.npy"
 
 
 def buckets_of_shard(shard: int, num_shards: int) -> range:

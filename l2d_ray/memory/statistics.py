@@ -53,6 +53,13 @@ class ItemStatistics:
             means[rows] = self.sums[rows] / self.counts[rows, None]
         return means
 
+    def total(self) -> NDArray[np.float64]:
+        """(d,) sum of all entries; exact, like the sums."""
+        total: NDArray[np.float64] = np.zeros(self.sums.shape[1])
+        for rows in self._blocks():
+            total += self.sums[rows].sum(axis=0)
+        return total
+
     def within_scatter(self) -> NDArray[np.float64]:
         """(d, d): sum over entries of (h - c)(h - c)' with c the item's own mean; adds up over disjoint sets of items."""
         between = np.zeros_like(self.scatter)
@@ -173,15 +180,44 @@ def with_times(
     return replace(statistics, last_timestamps=last, decayed_counts=_counts_of(weights))
 
 
-def within_covariance(parts: Sequence[ItemStatistics]) -> NDArray[np.float64]:
-    """(d, d) pooled within-item covariance over parts with disjoint items, unbiased where some item has two entries or more."""
-    return pooled_covariance([p.within_scatter() for p in parts], sum(p.num_entries - len(p.counts) for p in parts))
+@dataclass(frozen=True, eq=False)
+class PooledStatistics:
+    """What all shards share.
+
+    Attributes:
+        within_covariance: (d, d) float64, of entries about their own item's mean, unbiased where some item has two entries or more.
+        mean: (d,) float64, of all entries; zero where there is none.
+    """
+
+    within_covariance: NDArray[np.float64]
+    mean: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, parts: Sequence[ItemStatistics]) -> PooledStatistics:
+        """Of parts with disjoint items, at least one."""
+        sums = ([p.within_scatter() for p in parts], [p.total() for p in parts])
+        return cls.from_sums(*sums, num_entries=sum(p.num_entries for p in parts), num_items=sum(len(p.counts) for p in parts))
+
+    @classmethod
+    def from_sums(
+        cls, within_scatters: Sequence[NDArray[np.float64]], totals: Sequence[NDArray[np.float64]], *, num_entries: int, num_items: int
+    ) -> PooledStatistics:
+        """Of the parts' ``within_scatter()`` and ``total()``, and the numbers of all parts together."""
+        covariance: NDArray[np.float64] = np.sum(within_scatters, axis=0) / max(num_entries - num_items, 1)
+        mean: NDArray[np.float64] = np.sum(totals, axis=0) / max(num_entries, 1)
+        return cls(covariance, mean)
 
 
-def pooled_covariance(within_scatters: Sequence[NDArray[np.float64]], degrees: int) -> NDArray[np.float64]:
-    """(d, d) of the parts' ``within_scatter`` (at least one), and their entries less their items."""
-    total: NDArray[np.float64] = np.sum(within_scatters, axis=0)
-    return total / max(degrees, 1)
+def decayed_counts(
+    item_indexes: NDArray[np.int64], entries: Iterable[tuple[NDArray[np.int64], NDArray[np.integer]]], decays: Sequence[Decay]
+) -> list[NDArray[np.float64]]:
+    """For each of some decays the decayed counts (v,) of items, in one pass over all entries: blocks of (item_indexes, timestamps) (n,)."""
+    weights = np.zeros((len(decays), len(item_indexes)), dtype=np.int64)
+    for items, timestamps in entries:
+        slots = np.searchsorted(item_indexes, items)
+        for row, decay in enumerate(decays):
+            np.add.at(weights[row], slots, decay.weights(timestamps))
+    return [_counts_of(row) for row in weights]
 
 
 def _counts_of(weights: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -95,7 +95,7 @@ class ServedArtefacts:
     def load_searcher(self, shard: int, *, device: str) -> ShardSearcher:
         self._refuse_removed_index()
         loaded = self.index.shard(shard, device=device, with_entries="local" in self.decoders)
-        return ShardSearcher(loaded, self.index.covariance(), self.settings, decoders=self.decoders)
+        return ShardSearcher(loaded, self.index.pooled(), self.settings, decoders=self.decoders)
 
     def _catalogue(self) -> Catalogue:
         self._refuse_removed_index()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from l2d_ray.baselines.id_head import IdHead, IdHeadSettings, QuerySamples, query_ndcg, tune_id_head, whitened_start
-from l2d_ray.decode.linear import WhitenedDecoder, precision_matrix
+from l2d_ray.decode.linear import WhitenedDecoder, WhitenedRule, precision_matrix
 from l2d_ray.errors import DataError
-from l2d_ray.memory.statistics import statistics_of, within_covariance
+from l2d_ray.memory.statistics import PooledStatistics, statistics_of
 
 NUM_ITEMS, DIM = 7, 5  # items 5 and 6 are no target
 UNTRAINED = IdHeadSettings(max_epochs=0)
@@ -25,14 +25,15 @@ TRAIN, HELD_OUT = make_samples(400, 1), make_samples(200, 2)
 
 def whitened():
     statistics = statistics_of(TRAIN.targets, TRAIN.queries.astype(np.float16), np.full(400, -1))
-    return statistics, precision_matrix(within_covariance([statistics]), 0.1)
+    return statistics, precision_matrix(PooledStatistics.of([statistics]).within_covariance, 0.1)
 
 
 def test_the_start_is_the_whitened_decoder():
     statistics, precision = whitened()
     start = whitened_start(statistics, precision, prior_weight=0.7, num_items=NUM_ITEMS)
     head = IdHead(TRAIN, NUM_ITEMS, UNTRAINED, start=start)
-    wanted = WhitenedDecoder(statistics, precision, prior_weight=0.7).top_k(HELD_OUT.queries, 5)
+    rule = WhitenedRule(precision, np.zeros(DIM), mean_shrinkage=0.0, prior_weight=0.7, prior_smoothing=1.0)
+    wanted = WhitenedDecoder(statistics, rule).top_k(HELD_OUT.queries, 5)
     np.testing.assert_array_equal(head.rank_queries(HELD_OUT.queries, 5), wanted.ids)
     scores = np.take_along_axis(head._scores(HELD_OUT.queries), wanted.ids, 1)
     np.testing.assert_allclose(scores, wanted.scores, rtol=1e-3, atol=1e-2)

@@ -6,7 +6,7 @@ import pytest
 from l2d_ray.decode.decoder import LatentDecoder, PromptWriter, load_latent_decoder
 from l2d_ray.decode.settings import DECODERS, DecoderSettings
 from l2d_ray.errors import ArtefactError, RequestError
-from l2d_ray.index.layout import load_covariance, load_shards
+from l2d_ray.index.layout import load_pooled, load_shards
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import load_checkpoint, make_mini, save_checkpoint
 from tests.toys import NUM_ITEMS, PROMPTS, SHAPE, TITLES, VOCAB_SIZE, build_toy_index, build_toy_run, tiny_model
@@ -104,11 +104,9 @@ def test_an_index_of_another_model_is_refused(run, index_dirs, tmp_path):
 
 def test_an_encoder_of_another_width_is_refused(run, index_dirs):
     wide = make_mini(TITLES, PROMPTS, vocab_size=VOCAB_SIZE, shape=SHAPE | {"hidden_size": 64}, seed=0)
-    shards, covariance = load_shards(index_dirs[1]), load_covariance(index_dirs[1])
+    shards, pooled = load_shards(index_dirs[1]), load_pooled(index_dirs[1])
     with pytest.raises(ArtefactError, match="states are 64 wide, the index's vectors 32"):
-        LatentDecoder(
-            PromptWriter.of(wide, run.memory.catalogue), Encoder(wide.model), shards=shards, within_covariance=covariance, settings=SETTINGS
-        )
+        LatentDecoder(PromptWriter.of(wide, run.memory.catalogue), Encoder(wide.model), shards=shards, pooled=pooled, settings=SETTINGS)
 
 
 @pytest.mark.parametrize(("arguments", "field"), [({"k": 0}, "k"), ({"k": 5, "num_neighbors": 0}, "num_neighbors")])

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.decode.linear import WhitenedDecoder, precision_matrix
+from l2d_ray.decode.linear import WhitenedDecoder, WhitenedRule, precision_matrix
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard, shard_of_arrays
-from l2d_ray.memory.statistics import NO_DECAY, Decay, merge_statistics, statistics_of, within_covariance
+from l2d_ray.memory.statistics import NO_DECAY, Decay, ItemStatistics, PooledStatistics, merge_statistics, statistics_of
 
 NUM_ITEMS, DIM = 12, 4
 
@@ -36,10 +36,10 @@ def search(
     num_neighbors: int = 10,
     excluded: Sequence[Sequence[int]] | None = None,
 ) -> TopK:
-    covariance = within_covariance([shard.statistics for shard in shards])
+    pooled = PooledStatistics.of([shard.statistics for shard in shards])
     banned = tuple(np.array(sorted(e), dtype=np.int64) for e in excluded or [[]] * len(queries))
     request = SearchRequest(queries, decoder, k, num_neighbors, banned)
-    return search_shards([ShardSearcher(s, covariance, DecoderSettings()) for s in shards], request)
+    return search_shards([ShardSearcher(s, pooled, DecoderSettings()) for s in shards], request)
 
 
 @st.composite
@@ -67,16 +67,25 @@ def brute_force_local(memory: Shard, query: np.ndarray, num_neighbors: int) -> l
     return [item for _, item in sorted(scored)]
 
 
+def whitened_formula(statistics: ItemStatistics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, representations and priors, written out once more."""
+    defaults, pooled = DecoderSettings(), PooledStatistics.of([statistics])
+    counts, kappa = statistics.counts[:, None], defaults.mean_shrinkage
+    assert kappa > 0
+    representations = (statistics.sums + kappa * pooled.mean) / (counts + kappa)
+    precision = precision_matrix(pooled.within_covariance, defaults.shrinkage)
+    return precision, representations, defaults.prior_weight * np.log(statistics.counts + defaults.prior_smoothing)
+
+
 def brute_force_linear(memory: Shard, query: np.ndarray, decoder: DecoderName) -> list[int]:
     statistics = memory.statistics
     means = statistics.means().astype(float)
     if decoder == "global":
         keys = np.square(means - query).sum(1)
     else:
-        defaults = DecoderSettings()
-        precision = precision_matrix(within_covariance([statistics]), defaults.shrinkage)
+        precision, means, priors = whitened_formula(statistics)
         keys = np.array([c @ precision @ c / 2 - query @ precision @ c for c in means])
-        keys = np.round(keys - defaults.prior_weight * np.log(statistics.counts + 1), 4)
+        keys = np.round(keys - priors, 4)
     return [int(statistics.item_indexes[i]) for i in np.lexsort((statistics.item_indexes, keys))]
 
 
@@ -106,13 +115,13 @@ def test_whitened_scores_over_any_partition_equal_the_formula(drawn):
     memory, shards, queries = drawn
     one, many = search([memory], queries, "whitened", k=NUM_ITEMS), search(shards, queries, "whitened", k=NUM_ITEMS)
     np.testing.assert_array_equal(one.ids, many.ids)
-    defaults, statistics = DecoderSettings(), memory.statistics
-    precision = precision_matrix(within_covariance([statistics]), defaults.shrinkage)
+    statistics = memory.statistics
+    precision, representations, priors = whitened_formula(statistics)
     for query, ids, scores in zip(queries.astype(float), many.ids, many.scores, strict=True):
         rows = np.searchsorted(statistics.item_indexes, ids[ids >= 0])
-        means = statistics.means().astype(float)[rows]
+        means = representations[rows]
         expected = means @ precision @ query - np.einsum("vi,ij,vj->v", means, precision, means) / 2
-        expected += defaults.prior_weight * np.log(statistics.counts[rows] + 1)
+        expected += priors[rows]
         np.testing.assert_allclose(scores[ids >= 0], expected, rtol=1e-4, atol=1e-4)
         assert len(rows) == len(statistics.item_indexes)
 
@@ -121,10 +130,11 @@ def test_the_prior_of_the_whitened_decoder_follows_decayed_counts():
     """Two items in one place: with a half-life the one chosen lately comes first, without one the one chosen more often."""
     items = np.array([0] * 5 + [1] * 3)
     vectors, times = np.ones((8, DIM), dtype=np.float16), np.array([0] * 5 + [1000] * 3)
-    query, precision = np.ones((1, DIM), dtype=np.float32), np.eye(DIM)
+    query = np.ones((1, DIM), dtype=np.float32)
+    rule = WhitenedRule(np.eye(DIM), np.zeros(DIM), mean_shrinkage=0.0, prior_weight=2.0, prior_smoothing=1.0)
     for decay, order, weights in ((NO_DECAY, [0, 1], [5, 3]), (Decay(100, 1000), [1, 0], [3, 5 * 2.0**-10])):
         statistics = statistics_of(items, vectors, times, decay=decay)
-        found = WhitenedDecoder(statistics, precision, prior_weight=2.0).top_k(query, 2)
+        found = WhitenedDecoder(statistics, rule).top_k(query, 2)
         assert found.ids.tolist() == [order]
         np.testing.assert_allclose(found.scores[0], DIM / 2 + 2.0 * np.log1p(weights), rtol=1e-6)
 
@@ -198,7 +208,9 @@ def test_statistics_merge_to_the_same_bits_in_any_order():
         np.testing.assert_array_equal(getattr(whole, name), getattr(merged, name))
     np.testing.assert_allclose(whole.scatter, merged.scatter, rtol=1e-12)
     centred = vectors.astype(float) - np.stack([vectors[items == i].astype(float).mean(0) for i in items])
-    np.testing.assert_allclose(within_covariance([whole]), centred.T @ centred / (200 - len(whole.counts)), rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(
+        PooledStatistics.of([whole]).within_covariance, centred.T @ centred / (200 - len(whole.counts)), rtol=1e-5, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("num_neighbors", [1, 7, 64])

@@ -1,18 +1,27 @@
 """Tuning finds what was planted, in as many trials as it said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from l2d_ray.decode.linear import WhitenedDecoder, precision_matrix
+from l2d_ray.decode.linear import WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderSettings
-from l2d_ray.decode.tuning import NUM_RANKED, num_trials, tune
+from l2d_ray.decode.tuning import NUM_RANKED, Grids, Tuning, tune
 from l2d_ray.errors import ArtefactError
 from l2d_ray.index.shard import Shard, shard_of_arrays
 from l2d_ray.memory.state import seal
-from l2d_ray.memory.statistics import statistics_of, within_covariance
+from l2d_ray.memory.statistics import PooledStatistics, merge_statistics, statistics_of
 
-GRIDS = {"num_neighbors": (3, 8, 40), "shrinkages": (0.05, 0.4, 0.9), "prior_weights": (0.0, 1.0, 5.0)}
+GRIDS = Grids(
+    num_neighbors=(3, 8, 40),
+    shrinkage=(0.05, 0.4, 0.9),
+    mean_shrinkage=(0.0, 3.0),
+    prior_weight=(0.0, 1.0, 5.0),
+    prior_smoothing=(0.5,),
+    half_lives_s=(None, 100),
+)
 DIM = 5
 
 
@@ -28,8 +37,19 @@ def make_shards() -> list[Shard]:
 
 
 SHARDS = make_shards()
-COVARIANCE = within_covariance([shard.statistics for shard in SHARDS])
+STATISTICS = merge_statistics([shard.statistics for shard in SHARDS])
+POOLED = PooledStatistics.of([shard.statistics for shard in SHARDS])
 QUERIES = np.random.default_rng(1).normal(size=(300, DIM)).astype(np.float32)
+
+
+def decayed(half_life_s: int | None) -> np.ndarray:
+    """As if later items were chosen later."""
+    counts = STATISTICS.counts.astype(float)
+    return counts if half_life_s is None else counts * 0.5 ** np.arange(len(counts))[::-1]
+
+
+def tuned(score, shards: list[Shard] = SHARDS, **options) -> Tuning:
+    return tune(QUERIES, shards, POOLED, score, grids=GRIDS, decayed=decayed, **options)
 
 
 def test_as_many_trials_as_promised_each_ranking_every_query():
@@ -39,60 +59,74 @@ def test_as_many_trials_as_promised_each_ranking_every_query():
         shapes.append(ranked.shape)
         return 0.0
 
-    _, trials = tune(QUERIES, SHARDS, COVARIANCE, score, **GRIDS, on_trial=lambda: ticks.append(1))
-    assert len(trials) == len(ticks) == num_trials(**GRIDS) == 3 + 2 * 6 + 1
+    trials = tuned(score, on_trial=lambda: ticks.append(1)).trials
+    assert len(trials) == len(ticks) == GRIDS.num_trials(has_entries=True) == 3 + 2 * 11 + 1
     assert shapes == [(len(QUERIES), NUM_RANKED)] * len(trials)
 
 
 def test_without_entries_the_local_decoder_is_left_out():
     shards = [Shard(shard.statistics, None, "cpu") for shard in SHARDS]
-    settings, trials = tune(QUERIES, shards, COVARIANCE, lambda ranked: -float(len(ranked)), **GRIDS)
-    assert {trial.settings.decoder for trial in trials} == {"whitened", "global"}
-    assert settings.num_neighbors == DecoderSettings().num_neighbors
+    found = tuned(lambda ranked: -float(len(ranked)), shards)
+    assert len(found.trials) == GRIDS.num_trials(has_entries=False)
+    assert {trial.settings.decoder for trial in found.trials} == {"whitened", "global"}
+    assert found.settings.num_neighbors == DecoderSettings().num_neighbors
 
 
 def agreement_with(planted: np.ndarray):
     return lambda ranked: float((ranked == planted).mean())
 
 
-@pytest.mark.parametrize("num", GRIDS["num_neighbors"])
+@pytest.mark.parametrize("num", GRIDS.num_neighbors)
 def test_a_planted_number_of_neighbours_is_found(num):
-    searchers = [ShardSearcher(shard, COVARIANCE, DecoderSettings()) for shard in SHARDS]
+    searchers = [ShardSearcher(shard, POOLED, DecoderSettings()) for shard in SHARDS]
     nothing = (np.zeros(0, dtype=np.int64),) * len(QUERIES)
     planted = search_shards(searchers, SearchRequest(QUERIES, "local", NUM_RANKED, num, nothing)).ids
-    settings, trials = tune(QUERIES, SHARDS, COVARIANCE, agreement_with(planted), **GRIDS)
-    assert (settings.decoder, settings.num_neighbors) == ("local", num)
-    assert [trial.settings.num_neighbors for trial in trials if trial.score == 1.0] == [num]
+    found = tuned(agreement_with(planted))
+    assert (found.settings.decoder, found.settings.num_neighbors) == ("local", num)
+    assert [trial.settings.num_neighbors for trial in found.trials if trial.score == 1.0] == [num]
 
 
-@pytest.mark.parametrize(("shrinkage", "prior_weight"), [(0.05, 0.0), (0.9, 5.0)])
-def test_planted_settings_of_the_whitened_decoder_are_found(shrinkage, prior_weight):
-    rankers = [WhitenedDecoder(s.statistics, precision_matrix(COVARIANCE, shrinkage), prior_weight=prior_weight) for s in SHARDS]
-    answers = [ranker.top_k(QUERIES, NUM_RANKED) for ranker in rankers]
-    ids, scores = (np.concatenate([getattr(a, name) for a in answers], axis=1) for name in ("ids", "scores"))
-    planted = np.take_along_axis(ids, np.lexsort((ids, -scores), axis=1)[:, :NUM_RANKED], axis=1)
-    settings, trials = tune(QUERIES, SHARDS, COVARIANCE, agreement_with(planted), **GRIDS)
-    assert max(trial.score for trial in trials) == 1.0
-    assert (settings.decoder, settings.shrinkage, settings.prior_weight) == ("whitened", shrinkage, prior_weight)
+@pytest.mark.parametrize(
+    ("shrinkage", "mean_shrinkage", "prior_weight", "half_life_s"), [(0.05, 3.0, 0.0, None), (0.9, 0.0, 5.0, 100), (0.4, 3.0, 5.0, 100)]
+)
+def test_planted_settings_of_the_whitened_decoder_are_found(shrinkage, mean_shrinkage, prior_weight, half_life_s):
+    wanted = DecoderSettings(shrinkage=shrinkage, mean_shrinkage=mean_shrinkage, prior_weight=prior_weight, prior_smoothing=0.5)
+    ranker = WhitenedDecoder(replace(STATISTICS, decayed_counts=decayed(half_life_s)), WhitenedRule.of(POOLED, wanted))
+    found = tuned(agreement_with(ranker.top_k(QUERIES, NUM_RANKED).ids))
+    assert max(trial.score for trial in found.trials) == 1.0
+    matters = ("decoder", "shrinkage", "mean_shrinkage", "prior_weight", *(["prior_smoothing"] if prior_weight else []))
+    assert [getattr(found.settings, name) for name in matters] == [getattr(wanted, name) for name in matters]
+    assert found.half_life_s == half_life_s or not prior_weight
 
 
 def test_the_search_goes_one_setting_at_a_time():
-    """Scores in the order of the trials: prior weights, shrinkages, both again, neighbours, global."""
-    planted = [*(0.1, 0.3, 0.2), *(0.2, 0.4, 0.1), *(0.4, 0.4, 0.5), *(0.1, 0.2, 0.3), *(0.3, 0.7, 0.7), 0.6]
+    """Scores in the order of the trials: prior weights, shrinkages, mean shrinkages, half-lives, smoothing; again; neighbours; global."""
+    planted = [*(0.1, 0.3, 0.2), *(0.2, 0.4, 0.1), *(0.4, 0.4), *(0.2, 0.5), 0.1]
+    planted += [*(0.5, 0.5, 0.6), *(0.1, 0.2, 0.3), *(0.1, 0.1), *(0.1, 0.2), 0.1, *(0.3, 0.7, 0.7), 0.6]
     scores = iter(planted)
-    settings, trials = tune(QUERIES, SHARDS, COVARIANCE, lambda ranked: next(scores), **GRIDS)
-    assert [trial.score for trial in trials] == planted
-    tried = [(t.settings.decoder, t.settings.prior_weight, t.settings.shrinkage) for t in trials[:12]]
-    first = DecoderSettings().shrinkage
-    assert tried[:6] == [("whitened", w, first) for w in (0.0, 1.0, 5.0)] + [("whitened", 1.0, s) for s in (0.05, 0.4, 0.9)]
-    assert tried[6:] == [("whitened", w, 0.4) for w in (0.0, 1.0, 5.0)] + [("whitened", 5.0, s) for s in (0.05, 0.4, 0.9)]
-    assert settings == DecoderSettings(decoder="local", num_neighbors=8, shrinkage=0.4, prior_weight=5.0)
+    found = tuned(lambda ranked: next(scores))
+    assert [trial.score for trial in found.trials] == planted
+    first = DecoderSettings()
+    tried = [(t.settings.prior_weight, t.settings.shrinkage, t.settings.mean_shrinkage, t.half_life_s) for t in found.trials[:11]]
+    kappa = first.mean_shrinkage
+    assert tried[:3] == [(weight, first.shrinkage, kappa, None) for weight in (0.0, 1.0, 5.0)]
+    assert tried[3:6] == [(1.0, shrinkage, kappa, None) for shrinkage in (0.05, 0.4, 0.9)]
+    assert tried[6:] == [
+        (1.0, 0.4, 0.0, None),
+        (1.0, 0.4, 3.0, None),
+        (1.0, 0.4, kappa, None),
+        (1.0, 0.4, kappa, 100),
+        (1.0, 0.4, kappa, 100),
+    ]
+    assert [t.settings.prior_weight for t in found.trials[11:14]] == [0.0, 1.0, 5.0]
+    assert found.settings == replace(first, decoder="local", num_neighbors=8, shrinkage=0.4, prior_weight=5.0)
+    assert found.half_life_s == 100
 
 
 def test_the_default_is_the_best_decoder_of_all():
-    scores = iter([0.1] * 15 + [0.2])
-    settings, trials = tune(QUERIES, SHARDS, COVARIANCE, lambda ranked: next(scores), **GRIDS)
-    assert trials[-1].settings.decoder == settings.decoder == "global"
+    scores = iter([0.1] * 25 + [0.2])
+    found = tuned(lambda ranked: next(scores))
+    assert found.trials[-1].settings.decoder == found.settings.decoder == "global"
 
 
 def test_settings_survive_their_file_and_damage_is_refused():

@@ -7,10 +7,10 @@ import pytest
 
 from l2d_ray.errors import ArtefactError, ConflictError, StorageError
 from l2d_ray.index.build import build_shard
-from l2d_ray.index.layout import load_catalogue, load_covariance, load_shards, only_builder, open_index, read_manifest, shard_dir
+from l2d_ray.index.layout import load_catalogue, load_pooled, load_shards, only_builder, open_index, read_manifest, shard_dir
 from l2d_ray.index.plan import finish_index, make_shard, plan_index
 from l2d_ray.index.shard import Shard, buckets_of_shard, load_shard
-from l2d_ray.memory.statistics import merge_statistics, statistics_of, within_covariance
+from l2d_ray.memory.statistics import PooledStatistics, merge_statistics, statistics_of
 from l2d_ray.memory.table import Memory
 from l2d_ray.schema import NUM_BUCKETS, bucket_of
 from tests.index.memories import (
@@ -89,7 +89,9 @@ def test_streamed_statistics_equal_those_of_all_rows_at_once(memory, tmp_path, n
         np.testing.assert_allclose(shard.statistics.scatter, expected.scatter, rtol=1e-12)
     merged = merge_statistics([shard.statistics for shard in shards])
     assert len(merged.item_indexes) == NUM_ITEMS
-    np.testing.assert_allclose(load_covariance(tmp_path / "index"), within_covariance([merged]), rtol=1e-9)
+    pooled, wanted = load_pooled(tmp_path / "index"), PooledStatistics.of([merged])
+    np.testing.assert_allclose(pooled.within_covariance, wanted.within_covariance, rtol=1e-9)
+    np.testing.assert_array_equal(pooled.mean, wanted.mean)
 
 
 def test_statistics_are_loaded_without_opening_one_file_of_an_entry(memory, tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from l2d_ray.errors import ArtefactError
-from l2d_ray.index.layout import MANIFEST, open_index, read_manifest
-from l2d_ray.index.shard import ARRAY_TO_FIELD
+from l2d_ray.index.layout import MANIFEST, POOLED, open_index, read_manifest
+from l2d_ray.index.shard import ARRAY_TO_FIELD, TOTAL, WITHIN_SCATTER
 from l2d_ray.memory.update import forget_users
 from tests.index.memories import DIM, answers_of, append_rows, files_of, make_memory, random_items
 from tests.toys import build_toy_index
@@ -46,18 +46,28 @@ def answer(index_dir: Path) -> str:
     statistics = [getattr(shard.statistics, name).tobytes() for shard in shards for name in ARRAY_TO_FIELD.values()]
     neighbours = answers_of(shards, QUERIES, 45)
     items = [shard.items_at(shard.live_positions()).tolist() for shard in shards]
-    return repr((index.manifest, index.catalogue(), index.covariance().tobytes(), statistics, neighbours, items))
+    return repr(
+        (index.manifest, index.catalogue(), [getattr(index.pooled(), name).tobytes() for name in POOLED], statistics, neighbours, items)
+    )
 
 
 def damaged_files(index_dir: Path) -> list[Path]:
-    return [path for path in sorted(index_dir.rglob("*")) if path.is_file()]
+    """All but those that only the end of a build reads."""
+    return [path for path in sorted(index_dir.rglob("*")) if path.is_file() and path.name not in (WITHIN_SCATTER, TOTAL)]
 
 
 def test_the_index_has_every_sort_of_file(whole):
     names = {path.name for path in damaged_files(whole)}
     segment = {"vectors.npy", "sample_ids.npy", "item_slots.npy", "timestamps.npy", "checksums.npy", "segment.json", "items.parquet"}
     tombstones = {"segment-00000.dead.npy", "segment-00001.dead.npy", "segment-00000.items.npy"}
-    assert names >= segment | tombstones | {"codes.faiss", "shard.json", "manifest.json", "within_covariance.npy", "scatter.npy"}
+    assert names >= segment | tombstones | {
+        "codes.faiss",
+        "shard.json",
+        "manifest.json",
+        "within_covariance.npy",
+        "mean.npy",
+        "scatter.npy",
+    }
     assert sum(read_manifest(whole).num_dead) == 3
 
 
@@ -79,6 +89,14 @@ def test_a_flipped_or_missing_byte_at_any_place_is_refused_by_name_or_changes_no
         path.write_bytes(content)
     assert num_refused > 0.95 * NUM_PLACES
     assert answer(index_dir) == expected
+
+
+@pytest.mark.parametrize("name", [WITHIN_SCATTER, TOTAL])
+def test_what_only_builds_read_is_verified_too(index_dir, name):
+    path = next(index_dir.rglob(name))
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(ArtefactError, match=name):
+        open_index(index_dir).verify()
 
 
 @pytest.mark.parametrize("number", range(0, 48, 3))

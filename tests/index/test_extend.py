@@ -9,7 +9,7 @@ import pytest
 
 from l2d_ray.errors import ArtefactError
 from l2d_ray.index.extend import Versions, extend_shard
-from l2d_ray.index.layout import Index, load_shards, open_index
+from l2d_ray.index.layout import POOLED, Index, load_shards, open_index
 from l2d_ray.index.plan import IndexOptions, make_shard, plan_index, why_not_extended
 from l2d_ray.memory.table import Memory
 from l2d_ray.memory.update import changed_items, expire_before, forget_users, remove_samples, rename_items, retire_items, set_half_life
@@ -57,7 +57,9 @@ def assert_has_statistics_of(index: Index, scratch: Index) -> None:
         for name in ("item_indexes", "counts", "sums", "last_timestamps", "decayed_counts"):
             np.testing.assert_array_equal(getattr(found.statistics, name), getattr(expected.statistics, name), err_msg=name)
         np.testing.assert_allclose(found.statistics.scatter, expected.statistics.scatter, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(index.covariance(), scratch.covariance(), rtol=1e-9, atol=1e-9)
+    for name in POOLED:
+        mine, theirs = (getattr(whole.pooled(), name) for whole in (index, scratch))
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
 def random_change(memory: Memory, rng: np.random.Generator, step: int) -> Memory:

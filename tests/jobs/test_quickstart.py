@@ -11,7 +11,9 @@ import ray
 from jobs import quickstart
 from jobs.cli import run
 from l2d_ray.config import RunConfig
+from l2d_ray.index.layout import read_manifest
 from l2d_ray.memory.table import Memory
+from l2d_ray.schema import SECONDS_PER_DAY
 from tests.toys import TITLES, toy_config
 
 pytestmark = pytest.mark.slow
@@ -52,7 +54,7 @@ def make_config(run_dir: Path, data: dict[str, object], *, num_epochs: int) -> R
         run_dir,
         data=data,
         train={"num_epochs": num_epochs, "batch_tokens": 128, "learning_rate": 0.01},
-        decoder={"num_neighbors": [20, 100], "shrinkages": [0.1], "prior_weights": [0.0, 1.0]},
+        decoder={"num_neighbors": [20, 100], "shrinkages": [0.1], "prior_weights": [0.0, 1.0], "half_lives_days": [0, 30]},
         evaluate={"num_bootstrap": 100, "speed_k": 5, "speed_beams": 3, "speed_requests": 3, "speed_batch": 2, "language_samples": 4},
     )
 
@@ -86,6 +88,12 @@ def test_the_whole_line_then_nothing_again_then_what_changed(tmp_path, capsys):
     stored = json.loads((config.run_dir / "metrics.json").read_text())
     assert {system["name"] for system in stored["systems"]} == SYSTEMS
     assert stored["dataset"] == "walks"
+
+    tuned = json.loads((config.run_dir / "stages" / "tune_decoder.json").read_text())["result"]
+    memory, manifest = Memory.open(config.memory_uri), read_manifest(config.index_dir)
+    assert {trial["half_life_s"] for trial in tuned["trials"]} == {None, 30 * SECONDS_PER_DAY}
+    assert memory.half_life_s == manifest.half_life_s == (tuned["half_life_days"] and 30 * SECONDS_PER_DAY)
+    assert manifest.memory_version == memory.version
 
     again = quickstart.main(config)
     assert stage_lines(capsys.readouterr().err) == dict.fromkeys(STAGES, True)

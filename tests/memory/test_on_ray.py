@@ -14,7 +14,7 @@ from l2d_ray.data.sequences import UserSequence, part_number, write_part
 from l2d_ray.decode.decoder import load_latent_decoder
 from l2d_ray.decode.settings import DECODERS, DecoderSettings
 from l2d_ray.errors import ArtefactError, DataError
-from l2d_ray.index.layout import load_covariance, read_manifest
+from l2d_ray.index.layout import load_pooled, read_manifest
 from l2d_ray.index.on_ray import build_index
 from l2d_ray.memory.on_ray import build_memory, hash_of_data
 from l2d_ray.memory.sequences import load_sequences
@@ -201,7 +201,7 @@ def test_two_shards_and_three_recommend_the_same(tmp_path, checkpoint_dir, spec)
         assert len(list((index_dir / manifest.generation).glob("shard-*"))) == num_shards
         decoder = load_latent_decoder(checkpoint_dir, index_dir, DecoderSettings(num_neighbors=20))
         answers.append({name: decoder.recommend(histories, 5, decoder=name).ids for name in DECODERS})
-        covariances.append(load_covariance(index_dir))
+        covariances.append(load_pooled(index_dir).within_covariance)
     assert {name: ids.shape for name, ids in answers[0].items()} == dict.fromkeys(DECODERS, (NUM_ITEMS, 5))
     for name in DECODERS:
         np.testing.assert_array_equal(answers[0][name], answers[1][name])

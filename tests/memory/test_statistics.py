@@ -9,12 +9,13 @@ from l2d_ray.memory.statistics import (
     NO_TIMESTAMP,
     Decay,
     ItemStatistics,
+    PooledStatistics,
     StatisticsBuilder,
+    decayed_counts,
     merge_statistics,
     statistics_of,
     subtract_statistics,
     with_times,
-    within_covariance,
 )
 
 DECAY = Decay(half_life_s=10, reference_time=100)
@@ -43,7 +44,7 @@ def test_by_hand():
     assert found.last_timestamps.tolist() == [NO_TIMESTAMP, 5]
     assert found.means().tolist() == [[0, 2], [2, 2]]
     assert found.scatter.tolist() == [[10, 12], [12, 20]]
-    assert within_covariance([found]).tolist() == [[2, 4], [4, 8]]
+    assert PooledStatistics.of([found]).within_covariance.tolist() == [[2, 4], [4, 8]]
     assert found.num_entries == 3
 
 
@@ -93,4 +94,25 @@ def test_a_builder_without_entries_has_no_items():
 
 def test_items_with_one_entry_have_no_scatter_within():
     items, vectors, times = np.arange(5), make_entries(5, 5)[1], np.full(5, NO_TIMESTAMP)
-    assert np.abs(within_covariance([statistics_of(items, vectors, times)])).max() < 1e-6
+    assert np.abs(PooledStatistics.of([statistics_of(items, vectors, times)]).within_covariance).max() < 1e-6
+
+
+def test_pooled_statistics_do_not_depend_on_the_partition():
+    rng = np.random.default_rng(0)
+    items, vectors = np.sort(rng.integers(0, 9, 200)), rng.normal(size=(200, 5)).astype(np.float16)
+    times = np.full(200, NO_TIMESTAMP)
+    whole = PooledStatistics.of([statistics_of(items, vectors, times)])
+    parts = PooledStatistics.of([statistics_of(items[mine], vectors[mine], times[mine]) for mine in (items < 4, items >= 4)])
+    np.testing.assert_array_equal(parts.mean, whole.mean)
+    np.testing.assert_allclose(whole.mean, vectors.astype(float).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(parts.within_covariance, whole.within_covariance, rtol=1e-9)
+
+
+def test_decayed_counts_of_many_half_lives_take_one_pass():
+    rng = np.random.default_rng(1)
+    items, times = rng.integers(0, 9, 300).astype(np.int64), rng.integers(0, 100, 300)
+    decays = [Decay(), Decay(10, 100), Decay(40, 100)]
+    blocks = iter([(items[:120], times[:120]), (items[120:], times[120:])])
+    for decay, found in zip(decays, decayed_counts(np.arange(9), blocks, decays), strict=True):
+        wanted = statistics_of(items, np.ones((300, 2), dtype=np.float16), times, decay=decay)
+        np.testing.assert_array_equal(found, wanted.decayed_counts)
