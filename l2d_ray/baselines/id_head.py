@@ -3,7 +3,7 @@
 What a language model's states are worth when items are classes: the same query vectors as latent-space decoding gets, but with parameters
 per item. Training may start from the closed form of the whitened decoder (``decode.linear``), which is such a layer too:
 
-    score(v) = h' P c_v - c_v' P c_v / 2 + beta log(n_v + 1).
+    score(v) = h' P r_v - r_v' P r_v / 2 + beta log(m_v + epsilon).
 
 Inputs are standardised per dimension inside; the start is carried over exactly. Items that are no training target come last.
 """
@@ -23,6 +23,7 @@ from torch import nn
 from l2d_ray.baselines.early_stopping import train_until_best
 from l2d_ray.baselines.interface import top_items
 from l2d_ray.baselines.tuning import Tuned, choose
+from l2d_ray.decode.linear import WhitenedRule
 from l2d_ray.errors import DataError
 from l2d_ray.evaluate.metrics import ndcg_values, target_ranks
 from l2d_ray.memory.statistics import ItemStatistics
@@ -70,18 +71,13 @@ class LinearScores:
     offsets: NDArray[np.float32]
 
 
-def whitened_start(statistics: ItemStatistics, precision: NDArray[np.float64], *, prior_weight: float, num_items: int) -> LinearScores:
-    """The whitened decoder as a linear layer; items without entries get zeros.
-
-    Args:
-        precision: P, (d, d) float64, from ``decode.linear.precision_matrix``.
-        prior_weight: beta.
-    """
-    means = statistics.means().astype(np.float64)
-    whitened = means @ precision
-    weights, offsets = np.zeros((num_items, means.shape[1]), np.float32), np.zeros(num_items, np.float32)
+def whitened_start(statistics: ItemStatistics, rule: WhitenedRule, *, num_items: int) -> LinearScores:
+    """The whitened decoder as a linear layer; items without entries get zeros."""
+    rows = rule.representations(statistics, statistics.means()).astype(np.float64)
+    whitened = rows @ rule.precision
+    weights, offsets = np.zeros((num_items, rows.shape[1]), np.float32), np.zeros(num_items, np.float32)
     weights[statistics.item_indexes] = whitened
-    offsets[statistics.item_indexes] = prior_weight * np.log1p(statistics.decayed_counts) - (whitened * means).sum(axis=1) / 2
+    offsets[statistics.item_indexes] = rule.priors(statistics) - (whitened * rows).sum(axis=1) / 2
     return LinearScores(weights, offsets)
 
 

@@ -50,6 +50,12 @@ _STYLE: Final = {
     "text.parse_math": False,
 }
 
+_LINE_MARKS: Final = ((_FIRST, "o"), (_SECOND, "s"), (_INK, "^"), (_MUTED, "D"))
+_PAGE: Final = (
+    "svg{color:#1b1f24;--muted:#667080;--line:#e3e7ec;--accent:#0b62c4;--second:#d9822b}"
+    "@media(prefers-color-scheme:dark){svg{color:#e6e9ed;--muted:#98a2b0;--line:#2d333b;--accent:#6cb0ff;--second:#f0a95a}}"
+)
+
 _LABEL_GAP: Final = 7.0  # points between a dot and its label
 _LABEL_DISTANCES: Final = (1.0, 2.2, 3.6, 5.0, 7.0, 9.5, 12.0)  # multiples of the gap that are tried
 _DIRECTIONS: Final = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -64,7 +70,16 @@ class Dot:
     accuracy: float
 
 
-def cost_plot(dots: Sequence[Dot], *, accuracy_label: str) -> str:
+@dataclass(frozen=True)
+class Line:
+    """A line of a panel: ``xs`` ascending."""
+
+    label: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+def cost_plot(dots: Sequence[Dot], *, accuracy_label: str, cost_label: str = "milliseconds per request") -> str:
     """Accuracy (y) against milliseconds per request (x, logarithmic), one labelled dot a system; up and left is better."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(height=4.0)
@@ -76,10 +91,34 @@ def cost_plot(dots: Sequence[Dot], *, accuracy_label: str) -> str:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.minorticks_off()
         axes.grid(True)
-        axes.set_xlabel("milliseconds per request (logarithmic)")
+        axes.set_xlabel(f"{cost_label} (logarithmic)")
         axes.set_ylabel(accuracy_label)
         _place_labels(figure, axes, dots)
-        return _to_svg(figure, f"{accuracy_label} against milliseconds per request")
+        return _to_svg(figure, f"{accuracy_label} against {cost_label}")
+
+
+def panels_plot(panels: Mapping[str, Sequence[Line]], *, x_label: str, y_label: str) -> str:
+    """Panels side by side on one scale from 0, at most four lines in each, the same marker for a label in all; at least one panel."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
+            for line, (colour, marker) in zip(lines, _LINE_MARKS, strict=False):
+                axes.plot(line.xs, line.ys, color=colour, marker=marker, linewidth=1.4, markersize=4.0, label=line.label)
+            axes.set_title(title, fontsize=9.0)
+            axes.set_xlabel(x_label)
+            axes.grid(True, axis="y")
+        all_axes[0].set_ylim(bottom=0)
+        all_axes[0].set_ylabel(y_label)
+        all_axes[-1].legend(frameon=False, loc="lower right")
+        return _to_svg(figure, f"{y_label} against {x_label}")
+
+
+def standalone(svg: str) -> str:
+    """A plot as a file of its own: with the colours that it takes from its page otherwise, light or dark as the reader's system is."""
+    tag, rest = svg.split(">", 1)
+    return f"{tag}><style>{_PAGE}</style>{rest}\n"
 
 
 def training_plot(steps: Sequence[int], train_losses: Sequence[float | None], valid_losses: Sequence[float | None]) -> str:

@@ -22,7 +22,7 @@ CHUNK_FLOATS = 32768
 """Numbers widened at a time: what fits the second-level cache, and what torch does on one thread."""
 
 CLOSE_ROWS = 1024
-"""Rows widened at a time by ``close_distances``, on all threads: fewer pay for the threads' start, more leave the cache."""
+"""Rows widened at a time by ``close_distances`` for a batch, on all threads: fewer pay for the threads' start, more leave the cache."""
 
 ExactKeys = Callable[[int, NDArray[np.int64]], NDArray[np.float64]]
 """(query's position, rows' positions (m,)) -> their keys (m,) in float64."""
@@ -214,14 +214,15 @@ def close_distances(
         queries: (b, d); vectors: (n, d), may be memory-mapped.
         query_indexes, positions: (m,) which query and which vector.
     """
-    distances = torch.empty(len(positions))
-    rows = np.empty((min(len(positions), CLOSE_ROWS), queries.shape[1]), dtype=vectors.dtype)
-    wide, others, which = torch.empty(rows.shape), torch.empty(rows.shape), torch.from_numpy(query_indexes)
-    for start in range(0, len(positions), CLOSE_ROWS):
-        part = slice(0, min(CLOSE_ROWS, len(positions) - start))
-        np.take(vectors, positions[start : start + CLOSE_ROWS], axis=0, out=rows[part], mode="clip")  # no other mode fills ``out`` directly
+    distances, which = torch.empty(len(positions)), torch.from_numpy(query_indexes)
+    at_once = CLOSE_ROWS if len(queries) > 1 else max(1, CHUNK_FLOATS // queries.shape[1])  # one query's rows are not worth other threads
+    rows = np.empty((min(len(positions), at_once), queries.shape[1]), dtype=vectors.dtype)
+    wide, others = torch.empty(rows.shape), torch.empty(rows.shape)
+    for start in range(0, len(positions), at_once):
+        part = slice(0, min(at_once, len(positions) - start))
+        np.take(vectors, positions[start : start + at_once], axis=0, out=rows[part], mode="clip")  # no other mode fills ``out`` directly
         wide[part].copy_(torch.from_numpy(rows[part]))
-        torch.index_select(torch.from_numpy(queries), 0, which[start : start + CLOSE_ROWS], out=others[part])
+        torch.index_select(torch.from_numpy(queries), 0, which[start : start + at_once], out=others[part])
         torch.sub(wide[part], others[part], out=wide[part])
         torch.linalg.vector_norm(wide[part], dim=1, out=distances[start : start + part.stop])
     squares: NDArray[np.float64] = np.square(distances.numpy(), dtype=np.float64)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from l2d_ray.baselines.id_head import IdHead, IdHeadSettings, QuerySamples, query_ndcg, tune_id_head, whitened_start
-from l2d_ray.decode.linear import WhitenedDecoder, WhitenedRule, precision_matrix
+from l2d_ray.decode.linear import WhitenedDecoder, WhitenedRule
+from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.errors import DataError
 from l2d_ray.memory.statistics import PooledStatistics, statistics_of
 
@@ -25,14 +26,14 @@ TRAIN, HELD_OUT = make_samples(400, 1), make_samples(200, 2)
 
 def whitened():
     statistics = statistics_of(TRAIN.targets, TRAIN.queries.astype(np.float16), np.full(400, -1))
-    return statistics, precision_matrix(PooledStatistics.of([statistics]).within_covariance, 0.1)
+    settings = DecoderSettings(shrinkage=0.1, prior_weight=0.7, mean_shrinkage=3.0)
+    return statistics, WhitenedRule.of(PooledStatistics.of([statistics]), settings)
 
 
 def test_the_start_is_the_whitened_decoder():
-    statistics, precision = whitened()
-    start = whitened_start(statistics, precision, prior_weight=0.7, num_items=NUM_ITEMS)
+    statistics, rule = whitened()
+    start = whitened_start(statistics, rule, num_items=NUM_ITEMS)
     head = IdHead(TRAIN, NUM_ITEMS, UNTRAINED, start=start)
-    rule = WhitenedRule(precision, np.zeros(DIM), mean_shrinkage=0.0, prior_weight=0.7, prior_smoothing=1.0)
     wanted = WhitenedDecoder(statistics, rule).top_k(HELD_OUT.queries, 5)
     np.testing.assert_array_equal(head.rank_queries(HELD_OUT.queries, 5), wanted.ids)
     scores = np.take_along_axis(head._scores(HELD_OUT.queries), wanted.ids, 1)
@@ -53,8 +54,7 @@ def test_it_learns_the_clusters():
 
 
 def test_validation_never_ends_below_the_start():
-    statistics, precision = whitened()
-    start = whitened_start(statistics, precision, prior_weight=1.0, num_items=NUM_ITEMS)
+    start = whitened_start(*whitened(), num_items=NUM_ITEMS)
 
     def quality(settings):
         return query_ndcg(IdHead(TRAIN, NUM_ITEMS, settings, validation=HELD_OUT, start=start), HELD_OUT)
