@@ -4,6 +4,7 @@
 #   make serve         HTTP on 127.0.0.1:8000 over CONFIG's run;  make recommend TITLES="Toy Story (1995)|Heat (1995)"
 #   make test          the tests        make check    format, lint, types, tests: the gate
 #
+# TEST_WORKERS test files run at once, each with a Ray cluster of its own where it needs one; 0 runs all in one process.
 # ARGS passes settings on: make quickstart ARGS="train.num_epochs=3 run_dir=runs/other"
 
 PYTHON ?= python3
@@ -12,6 +13,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG ?= jobs/configs/quickstart.yaml
 ARGS ?=
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 TITLES ?= Toy Story (1995)|Star Wars (1977)|Fargo (1996)
 
 .PHONY: install quickstart serve recommend test test-fast check format clean
@@ -36,16 +39,16 @@ recommend: $(STAMP)
 	@$(BIN)/python -m jobs.recommend "$(TITLES)"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST) --durations=40
 
 format: $(STAMP)
 	$(BIN)/ruff format .
