@@ -1,0 +1,115 @@
+"""Every system of the field on one protocol, with its cost, and what the memory is worth.
+
+    python -m benchmarks.quality data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME] [--rows popularity,l2d-w,default]
+        [--grids quick|full] [--seeds 3] [--language-samples 300] [--samples N] [key=value ...]
+
+The folder is one in the D3 protocol, as for benchmarks.amazon_mini, whose stages are used here: a finished run directory of that benchmark
+(same settings) is not computed again. Everything is tuned on validation, test is scored once. Each result is kept below RUN_DIR/quality,
+so the benchmark can be interrupted and goes on where it was; delete a file there to have it made anew.
+
+To publish a run: keep the printed line as benchmarks/results/quality-NAME.json, then ``python -m benchmarks.quality.report``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.amazon_mini import SMALL as SMALL_RUN
+from benchmarks.amazon_mini import STAGES
+from benchmarks.d3_folder import convert
+from benchmarks.quality.bench import Bench, Options, say
+from benchmarks.quality.cost import measure_cost
+from benchmarks.quality.grids import NAME_TO_GRIDS, QUICK, SMALL
+from benchmarks.quality.inputs import data_digest, read_inputs
+from benchmarks.quality.living import living_memory
+from benchmarks.quality.rows import all_rows, chosen_names
+from benchmarks.quality.scoring import score_row
+from benchmarks.quality.store import Store, rounded
+from benchmarks.quality.summary import row_figures, setting, targets_of
+from benchmarks.quality.sweep import sweep_memory
+from benchmarks.result import arguments, print_result
+from jobs.stages import FinishedStage, run_stages
+from l2d_ray.config import RunConfig, load_config
+
+STAGE_NAMES = ("train", "build_memory", "build_index", "tune_decoder")
+SMALL_SAMPLES = 300
+SMALL_OPTIONS = Options(SMALL, beams=(1, 4), language_samples=50, cost_requests=4, decoder_requests=32, cost_rounds=1, num_bootstrap=200)
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
+    small = SMALL_RUN if options.small else []
+    config = load_config(["--config", "jobs/configs/amazon_games.yaml", f"run_dir={run_dir}", *small, *options.overrides])
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    convert(options.folder, config.data_dir, users_per_part=config.data.users_per_part)
+    finished = run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
+    max_samples = options.samples or (SMALL_SAMPLES if options.small else None)
+    bench = make_bench(config, _options(options, config), max_samples=max_samples)
+    figures = measure(bench, chosen_names(bench.rows, options.rows), seeds=range(1, options.seeds), config=config)
+    is_small = options.small or options.samples is not None or options.grids == "small"
+    head = {"small": is_small, "data": options.folder.name, "grids": options.grids or ("small" if options.small else "quick")}
+    targets = targets_of(options.folder.name, figures)
+    print_result("quality", rounded(head | _model(finished) | figures), targets)
+
+
+def make_bench(config: RunConfig, options: Options, *, max_samples: int | None) -> Bench:
+    """A finished run with a store beside it."""
+    folder = config.run_dir / "quality"
+    store = Store(folder, [data_digest(config.data_dir), max_samples, config.seed])
+    inputs = read_inputs(config, folder, max_samples=max_samples)
+    decoder = inputs.run.decoder
+    model_key = json.dumps([inputs.language_model.fingerprint, inputs.memory_digest, vars(decoder.settings), vars(inputs.decay)])
+    return Bench(inputs, options, store, all_rows(options.beams, decoder.decoders), model_key=model_key)
+
+
+def measure(bench: Bench, names: list[str], *, seeds: range, config: RunConfig) -> dict[str, Any]:
+    """Scores, cost, the memory sweep and the living memory."""
+    started = time.perf_counter()
+    scored = {name: score_row(bench, name) for name in names}
+    rows = row_figures(bench, scored, seeds)
+    living = living_memory(bench, names)
+    sweep = sweep_memory(bench, bench.inputs.valid.latest(config.decoder.max_samples))
+    cost = measure_cost(bench, names)
+    say(f"done in {time.perf_counter() - started:.0f} s")
+    return {**setting(bench), "rows": rows, "cost": cost, "living": living, "memory_sweep": sweep}
+
+
+def _options(options: argparse.Namespace, config: RunConfig) -> Options:
+    chosen = SMALL_OPTIONS if options.small else Options(QUICK, num_bootstrap=config.evaluate.num_bootstrap)
+    if options.grids is not None:
+        chosen = replace(chosen, grids=NAME_TO_GRIDS[options.grids])
+    if options.language_samples is not None:
+        chosen = replace(chosen, language_samples=options.language_samples)
+    return replace(chosen, seed=config.seed)
+
+
+def _model(finished: dict[str, FinishedStage]) -> dict[str, Any]:
+    """What all rows of the language model share."""
+    return {
+        "num_epochs": len(finished["train"].result.get("curve", [])),
+        "shared_seconds": {name: stage.seconds for name, stage in finished.items()},
+        "num_decoder_trials": len(finished["tune_decoder"].result["trials"]),
+        "num_decoder_samples": finished["tune_decoder"].result["num_samples"],
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = arguments(__doc__)
+    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the run that differ")
+    parser.add_argument("--rows", default=None, help="rows to do, separated by commas; all by default")
+    parser.add_argument("--grids", choices=list(NAME_TO_GRIDS), default=None, help="what is tried on validation; quick by default")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of the trained rows, the tuned one (0) included")
+    parser.add_argument("--language-samples", type=int, default=None, help="test samples for rows that write titles; 300 by default")
+    parser.add_argument("--samples", type=int, default=None, help="at most so many validation and test samples; all by default")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What each row's tuning tries on validation: ``quick`` takes minutes a row on two cores, ``full`` is each system's own default grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Final
+
+from l2d_ray.baselines import alpharec, bm25, gru4rec, id_head, item_knn, popularity, sasrec, session_knn
+from l2d_ray.baselines.alpharec import AlphaRecSettings
+from l2d_ray.baselines.bm25 import Bm25Settings
+from l2d_ray.baselines.gru4rec import Gru4RecSettings
+from l2d_ray.baselines.id_head import IdHeadSettings
+from l2d_ray.baselines.item_knn import ItemKnnSettings
+from l2d_ray.baselines.sasrec import SasRecSettings
+from l2d_ray.baselines.sequence_training import TrainingSettings
+from l2d_ray.baselines.session_knn import SessionKnnSettings
+from l2d_ray.schema import SECONDS_PER_DAY
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Candidates of every system.
+
+    Attributes:
+        half_lives_s: of popularity, where interactions have times.
+        num_queries: of gpt4rec; ``alphas``: weights of d3's assistant. Both are tried on few validation samples.
+    """
+
+    half_lives_s: tuple[float | None, ...]
+    item_knn: tuple[ItemKnnSettings, ...]
+    session_knn: tuple[SessionKnnSettings, ...]
+    bm25: tuple[Bm25Settings, ...]
+    sasrec: tuple[SasRecSettings, ...]
+    gru4rec: tuple[Gru4RecSettings, ...]
+    alpharec: tuple[AlphaRecSettings, ...]
+    id_head: tuple[IdHeadSettings, ...]
+    num_queries: tuple[int, ...]
+    alphas: tuple[float, ...]
+
+
+FULL: Final = Grids(
+    half_lives_s=popularity.HALF_LIVES_S,
+    item_knn=item_knn.GRID,
+    session_knn=session_knn.GRID,
+    bm25=bm25.GRID,
+    sasrec=sasrec.GRID,
+    gru4rec=gru4rec.GRID,
+    alpharec=alpharec.GRID,
+    id_head=id_head.GRID,
+    num_queries=(5, 10, 20),
+    alphas=(0.1, 0.25, 0.5, 1.0, 2.0),
+)
+
+QUICK: Final = replace(
+    FULL,
+    session_knn=(
+        session_knn.PUBLISHED,
+        *(
+            SessionKnnSettings(num_neighbors=n, length_power=p, gap_decay=g, backward_weight=b)
+            for n, p, (g, b) in product((200, 500), (0.0, 0.5), ((0.9, 0.5), (0.8, 0.25)))
+        ),
+    ),
+    sasrec=tuple(SasRecSettings(dim=dim, dropout=dropout) for dim, dropout in product((64, 128), (0.2, 0.5))),
+    gru4rec=tuple(Gru4RecSettings(dim=dim, dropout=dropout) for dim, dropout in product((64, 128), (0.2, 0.5))),
+    alpharec=tuple(
+        AlphaRecSettings(temperature=temperature, learning_rate=rate, max_epochs=40)
+        for temperature, rate in product((0.1, 0.2), (1e-3, 5e-3))
+    ),
+    id_head=tuple(IdHeadSettings(learning_rate=rate) for rate in (1e-4, 3e-4, 1e-3, 3e-3)),
+    num_queries=(5, 10),
+    alphas=(0.25, 0.5, 1.0),
+)
+
+_BRIEF: Final = TrainingSettings(max_epochs=1, batch_items=4096)
+SMALL: Final = Grids(
+    half_lives_s=(None, 60.0 * SECONDS_PER_DAY),
+    item_knn=(item_knn.PLAIN_COSINE, ItemKnnSettings()),
+    session_knn=(session_knn.PUBLISHED, SessionKnnSettings()),
+    bm25=(Bm25Settings(), Bm25Settings(num_recent=1)),
+    sasrec=(SasRecSettings(dim=16, num_layers=1, training=_BRIEF),),
+    gru4rec=(Gru4RecSettings(dim=16, training=_BRIEF),),
+    alpharec=(AlphaRecSettings(dim=16, hidden_dim=32, batch_interactions=16384, max_epochs=1),),
+    id_head=(IdHeadSettings(max_epochs=1),),
+    num_queries=(2,),
+    alphas=(0.5,),
+)
+
+NAME_TO_GRIDS: Final = {"small": SMALL, "quick": QUICK, "full": FULL}

@@ -1,0 +1,105 @@
+"""Rows that read item indexes: popularity, the neighbourhoods, BM25 over titles, and the trained sequence and graph models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from benchmarks.quality.bench import Bench, Fitted, Row
+from benchmarks.quality.inputs import Interactions
+from l2d_ray.baselines.alpharec import AlphaRec, tune_alpharec
+from l2d_ray.baselines.bm25 import tune_bm25
+from l2d_ray.baselines.gru4rec import Gru4Rec, tune_gru4rec
+from l2d_ray.baselines.item_knn import ItemKnn, tune_item_knn
+from l2d_ray.baselines.popularity import Popularity, tune_popularity
+from l2d_ray.baselines.sasrec import SasRec, tune_sasrec
+from l2d_ray.baselines.session_knn import SessionKnn, tune_session_knn
+
+
+def popularity(bench: Bench) -> Fitted:
+    times = bench.inputs.train.known_times
+    half_lives = None if times is None else bench.grids.half_lives_s  # without times they are counted in positions
+    return bench.timed(
+        lambda: tune_popularity(bench.train, bench.inputs.num_items, validation=bench.validation, times=times, half_lives=half_lives)
+    )
+
+
+def living_popularity(bench: Bench, half_life: float | None) -> Popularity:
+    data = bench.inputs.until_valid
+    return Popularity(data.items, bench.inputs.num_items, half_life, times=data.known_times)
+
+
+def item_knn(bench: Bench) -> Fitted:
+    samples = bench.validation
+    return bench.timed(
+        lambda: tune_item_knn(
+            bench.train, bench.inputs.num_items, histories=samples.histories, targets=samples.targets, grid=bench.grids.item_knn
+        )
+    )
+
+
+def living_item_knn(bench: Bench, settings: Any) -> ItemKnn:
+    return ItemKnn(bench.inputs.until_valid.items, bench.inputs.num_items, settings)
+
+
+def session_knn(bench: Bench) -> Fitted:
+    last_times, grid = bench.inputs.train.last_times, bench.grids.session_knn
+    return bench.timed(
+        lambda: tune_session_knn(bench.train, bench.inputs.num_items, validation=bench.validation, last_times=last_times, grid=grid)
+    )
+
+
+def living_session_knn(bench: Bench, settings: Any) -> SessionKnn:
+    data: Interactions = bench.inputs.until_valid
+    return SessionKnn(data.items, bench.inputs.num_items, settings, last_times=data.last_times)
+
+
+def bm25(bench: Bench) -> Fitted:
+    titles = bench.inputs.run.catalogue.titles
+    return bench.timed(lambda: tune_bm25(titles, bench.counts, validation=bench.validation, grid=bench.grids.bm25))
+
+
+def sasrec(bench: Bench) -> Fitted:
+    device = bench.inputs.run.device
+    return bench.timed(
+        lambda: tune_sasrec(bench.train, bench.inputs.num_items, validation=bench.validation, grid=bench.grids.sasrec, device=device)
+    )
+
+
+def sasrec_again(bench: Bench, settings: Any, seed: int) -> SasRec:
+    again = replace(settings, training=replace(settings.training, seed=seed))
+    return SasRec(bench.train, bench.inputs.num_items, again, validation=bench.validation, device=bench.inputs.run.device)
+
+
+def gru4rec(bench: Bench) -> Fitted:
+    device = bench.inputs.run.device
+    return bench.timed(
+        lambda: tune_gru4rec(bench.train, bench.inputs.num_items, validation=bench.validation, grid=bench.grids.gru4rec, device=device)
+    )
+
+
+def gru4rec_again(bench: Bench, settings: Any, seed: int) -> Gru4Rec:
+    again = replace(settings, training=replace(settings.training, seed=seed))
+    return Gru4Rec(bench.train, bench.inputs.num_items, again, validation=bench.validation, device=bench.inputs.run.device)
+
+
+def alpharec(bench: Bench) -> Fitted:
+    """Titles as the fine-tuned model embeds them."""
+    titles, device = bench.space.vectors, bench.inputs.run.device
+    return bench.timed(lambda: tune_alpharec(bench.train, titles, validation=bench.validation, grid=bench.grids.alpharec, device=device))
+
+
+def alpharec_again(bench: Bench, settings: Any, seed: int) -> AlphaRec:
+    again = replace(settings, seed=seed)
+    return AlphaRec(bench.train, bench.space.vectors, again, validation=bench.validation, device=bench.inputs.run.device)
+
+
+ITEM_ROWS: Final = {
+    "popularity": Row("items", popularity, extend=living_popularity, grid_names=("half_lives_s",), uses_model=False),
+    "item-knn": Row("items", item_knn, extend=living_item_knn, grid_names=("item_knn",), uses_model=False),
+    "session-knn": Row("items", session_knn, extend=living_session_knn, grid_names=("session_knn",), uses_model=False),
+    "bm25": Row("items", bm25, grid_names=("bm25",), uses_model=False),
+    "sasrec": Row("items", sasrec, sasrec_again, grid_names=("sasrec",), uses_model=False),
+    "gru4rec": Row("items", gru4rec, gru4rec_again, grid_names=("gru4rec",), uses_model=False),
+    "alpharec": Row("items", alpharec, alpharec_again, grid_names=("alpharec",)),
+}

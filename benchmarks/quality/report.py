@@ -1,0 +1,151 @@
+"""The report on the committed runs: every figure and plot from benchmarks/results/quality-*.json, none typed by hand; a test compares.
+
+python -m benchmarks.quality.report            # writes REPORT.md and the plots beside this file
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.quality import report_tables as tables
+from benchmarks.readme_figures import RESULTS
+from l2d_ray.evaluate.report_plots import Dot, Line, cost_plot, panels_plot, standalone
+
+FOLDER: Final = Path(__file__).parent
+REPORT: Final = FOLDER / "REPORT.md"
+COST_BATCHES: Final = ("batch 1", "batch 32")
+SWEEP_METRIC: Final = "recall@50"
+
+HEAD: Final = """# Quality: every system on one protocol
+
+Written by `python -m benchmarks.quality.report` from `benchmarks/results/quality-*.json`; a run is
+`python -m benchmarks.quality FOLDER` (see `benchmarks/quality/__main__.py`).
+
+Full ranking over the catalogue, by item id. Unmasked: nothing is excluded. Masked: the history except its last item is excluded, and a
+target among it is a miss. Everything is tuned on validation (ndcg@20, unmasked), test is scored once. Intervals are 95 % bootstrap
+intervals over test samples. All rows that read text use one fine-tuned model. `default` is the decoder that `jobs.tune_decoder` chose."""
+
+NOTHING: Final = "No run is committed yet."
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    results = read_results()
+    REPORT.write_text(report(results))
+    for name, svg in plots(results).items():
+        (FOLDER / name).write_text(svg)
+
+
+def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Committed lines by name: what follows ``quality-`` in the file's."""
+    return {path.stem.partition("-")[2]: json.loads(path.read_text()) for path in sorted(folder.glob("quality-*.json"))}
+
+
+def report(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The whole of REPORT.md."""
+    sections = [section(name, result) for name, result in results.items()] or [NOTHING]
+    return "\n\n".join([HEAD, *sections]) + "\n"
+
+
+def section(name: str, result: Mapping[str, Any]) -> str:
+    """One data set."""
+    samples, thresholds = result["num_samples"], result["thresholds"]
+    parts = [
+        f"## {result['data']}",
+        f"{result['num_items']:,} items, {result['num_memory_entries']:,} memory entries, {samples['valid']:,} validation and "
+        f"{samples['test']:,} test samples; {result['unreachable_share']:.1%} of the test targets have no memory entry. The language model "
+        f"has {result['num_language_parameters']:,} parameters and was trained for {result['num_epochs']} epochs.",
+        tables.targets(result),
+        "### Test, unmasked, by item id",
+        tables.main_table(result, "unmasked"),
+        f"Rows with * write titles: {result['language_subset']}. Their figures above are those of the subset; this is the subset for all:",
+        tables.subset_table(result),
+        "### The paper's claims",
+        tables.claims(result),
+        "### Lead of the default decoder",
+        "Paired difference in recall, default minus row, with its interval; * on the subset.",
+        tables.lead_table(result),
+        "### Masked, and by title",
+        tables.main_table(result, "masked"),
+        tables.title_table(result),
+        "### Slices",
+        f"Dense: more than {thresholds['target_count']:g} training interactions of the target; long: more than "
+        f"{thresholds['history_length']:g} items of history (medians over the test samples). Recall@20.",
+        tables.slice_table(result),
+        *_cost(name, result),
+        *_sweep(name, result),
+        "### Living memory",
+        "The validation samples are added before test, without retraining. A protocol of its own, not comparable with the tables above.",
+        tables.living_table(result),
+        "### What was tuned, and what it took",
+        f"Tuning: {result['tuning']}. Grid: {result['grids']}. The decoders' settings: {result['num_decoder_trials']} trials on the latest "
+        f"{result['num_decoder_samples']:,} validation samples.",
+        tables.tuning_table(result),
+        tables.seeds_table(result),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def plots(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Files of all plots."""
+    found = {}
+    for name, result in results.items():
+        for batch in COST_BATCHES:
+            found[_cost_file(name, batch)] = standalone(_cost_plot(result, batch))
+        found[f"{name}-memory.svg"] = standalone(_sweep_plot(result))
+    return found
+
+
+def _cost(name: str, result: Mapping[str, Any]) -> list[str]:
+    cost = result["cost"]
+    pictures = [f"![Recall@10 against seconds, {batch}]({_cost_file(name, batch)})" for batch in COST_BATCHES]
+    return [
+        "### Cost",
+        f"Seconds per 1,000 requests from history to {cost['k']} items, all rows taking turns on {cost['all']['num_requests']} test "
+        f"requests, medians of {cost['rounds']} rounds; the plots show it against recall@10 on the subset. The decoders alone were timed "
+        f"again on {cost['decoders']['num_requests'] if 'decoders' in cost else 0} requests.",
+        tables.cost_table(result),
+        *pictures,
+    ]
+
+
+def _sweep(name: str, result: Mapping[str, Any]) -> list[str]:
+    sweep = result["memory_sweep"]
+    return [
+        "### How much of the memory is needed",
+        f"On the latest {sweep['num_samples']:,} validation samples, settings as tuned on the whole memory; {SWEEP_METRIC}.",
+        tables.sweep_table(result, SWEEP_METRIC),
+        f"![{SWEEP_METRIC} against the share of the memory that is kept]({name}-memory.svg)",
+    ]
+
+
+def _cost_file(name: str, batch: str) -> str:
+    return f"{name}-cost-{batch.replace(' ', '')}.svg"
+
+
+def _cost_plot(result: Mapping[str, Any], batch: str) -> str:
+    """A second per 1,000 requests is a millisecond per request."""
+    seconds = result["cost"]["all"][batch]
+    dots = [Dot(row, value, result["rows"][row]["language_subset"]["recall@10"]) for row, value in seconds.items()]
+    return cost_plot(dots, accuracy_label="Recall@10", cost_label=f"seconds per 1,000 requests, {batch}")
+
+
+def _sweep_plot(result: Mapping[str, Any]) -> str:
+    sweep = result["memory_sweep"]
+    panels = {}
+    for system in tables.sweep_systems(result):
+        lines = []
+        for order, by_fraction in sweep["kept"].items():
+            shares = [100 * float(fraction) for fraction in by_fraction]
+            values = [figures[system][SWEEP_METRIC] for figures in by_fraction.values()]
+            lines.append(Line(order, [*shares, 100.0], [*values, sweep["whole"][system][SWEEP_METRIC]]))
+        panels[system] = lines
+    return panels_plot(panels, x_label="% of the memory kept", y_label=SWEEP_METRIC)
+
+
+if __name__ == "__main__":
+    main()

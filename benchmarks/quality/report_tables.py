@@ -1,0 +1,192 @@
+"""Tables of the report as markdown, each from one committed line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+METRICS: Final = tuple(f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50, 100))
+SUBSET_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@10")
+SLICES: Final = ("dense", "sparse", "long", "short")
+
+Result = Mapping[str, Any]
+
+
+def targets(result: Result) -> str:
+    """What is wanted of this data set; empty where nothing is."""
+    rows = [[name, found["target"], _figure(found["measured"]), _met(found["met"])] for name, found in result["targets"].items()]
+    return table(["wanted", "target", "measured", "met"], rows) if rows else ""
+
+
+def main_table(result: Result, setting: str) -> str:
+    """All metrics of a setting; recall@10 with its interval."""
+    rows = []
+    for name, row in result["rows"].items():
+        found = row[setting]
+        low, high = found["intervals"]["recall@10"]
+        cells = [f"{found['metrics'][metric]:.4f}" for metric in METRICS]
+        rows.append([_marked(name, row), f"{cells[0]} ({low:.4f}-{high:.4f})", *cells[1:]])
+    return table([setting, *METRICS], rows)
+
+
+def title_table(result: Result) -> str:
+    return table(
+        ["unmasked, by title", *METRICS],
+        [
+            [_marked(name, row), *(f"{row['unmasked']['by_title'][metric]:.4f}" for metric in METRICS)]
+            for name, row in result["rows"].items()
+        ],
+    )
+
+
+def subset_table(result: Result) -> str:
+    rows = [
+        [_marked(name, row), *(f"{row['language_subset'][metric]:.4f}" for metric in SUBSET_METRICS)]
+        for name, row in result["rows"].items()
+    ]
+    return table(["subset, unmasked", *SUBSET_METRICS], rows)
+
+
+def lead_table(result: Result) -> str:
+    """Default minus row; empty where the run had no default."""
+    rows = []
+    for name, row in result["rows"].items():
+        if "default_minus_row" in row:
+            found = row["default_minus_row"]
+            rows.append([_marked(name, row), *(_interval(found[metric]) for metric in ("recall@10", "recall@20", "recall@50"))])
+    return table(["default minus", "recall@10", "recall@20", "recall@50"], rows)
+
+
+def slice_table(result: Result) -> str:
+    rows = []
+    for name, row in result["rows"].items():
+        found = row["slices"]
+        rows.append([_marked(name, row), *(f"{found[part]['recall@20']:.4f}" if part in found else "-" for part in SLICES)])
+    sizes = result["slice_sizes"]
+    return table(["recall@20", *(f"{part} ({sizes[part]:,})" for part in SLICES)], rows)
+
+
+def cost_table(result: Result) -> str:
+    cost = result["cost"]
+    batches = [batch for batch in cost["all"] if batch.startswith("batch")]
+    alone = cost.get("decoders", {})
+    head = ["s per 1,000 requests", *batches, *(f"decoders alone, {batch}" for batch in batches)]
+    rows = []
+    for name in cost["all"][batches[0]]:
+        again = [f"{alone[batch][name]:.3f}" if name in alone.get(batch, {}) else "-" for batch in batches]
+        rows.append([name, *(f"{cost['all'][batch][name]:.3f}" for batch in batches), *again])
+    return table(head, rows)
+
+
+def sweep_systems(result: Result) -> list[str]:
+    """Decoders of the sweep, in its order."""
+    return [name for name in result["memory_sweep"]["whole"] if name != "num_items"]
+
+
+def sweep_table(result: Result, metric: str) -> str:
+    sweep, rows = result["memory_sweep"], []
+    systems = sweep_systems(result)
+    for order, by_fraction in sweep["kept"].items():
+        for fraction, found in by_fraction.items():
+            values = [f"{found[system][metric]:.4f}" for system in systems]
+            rows.append([order, f"{100 * float(fraction):g} %", f"{found['num_items']:,}", *values])
+    rows.append(["whole", "100 %", f"{sweep['whole']['num_items']:,}", *(f"{sweep['whole'][system][metric]:.4f}" for system in systems)])
+    return table(["kept", "share", "items", *systems], rows)
+
+
+def living_table(result: Result) -> str:
+    rows = []
+    for name, row in result["living"].items():
+        found, low_high = row["unmasked"]["metrics"], row["unmasked"]["intervals"]["recall@10"]
+        cells = [f"{found[metric]:.4f}" for metric in METRICS]
+        rows.append([name, f"{cells[0]} ({low_high[0]:.4f}-{low_high[1]:.4f})", *cells[1:]])
+    return table(["living, unmasked", *METRICS], rows)
+
+
+def tuning_table(result: Result) -> str:
+    rows = []
+    for name, row in result["rows"].items():
+        best = row["validation_ndcg@20"]
+        cells = [str(row["num_trials"] or "-"), _figure(best), f"{row['fit_s']:.0f}", f"{row['num_parameters']:,}"]
+        rows.append([name, *cells, f"`{_settings(row['settings'])}`"])
+    return table(["row", "trials", "validation ndcg@20", "tuning, s", "parameters", "chosen"], rows)
+
+
+def seeds_table(result: Result) -> str:
+    """Trained rows with other seeds; empty where there were none."""
+    rows = []
+    for name, row in result["rows"].items():
+        if row["seeds"]:
+            runs = [row["unmasked"]["metrics"], *row["seeds"].values()]
+            rows.append([name, *(", ".join(f"{run[metric]:.4f}" for run in runs) for metric in ("recall@10", "recall@50"))])
+    return table(["seeds, from 0 on", "recall@10", "recall@50"], rows) if rows else ""
+
+
+def claims(result: Result) -> str:
+    """The paper's claims beside what was measured here, where the rows for them were run."""
+    rows = [*_speed_claims(result), *_slice_claims(result), *_memory_claims(result)]
+    return table(["claim of arXiv 2509.11524", "measured here", "holds"], rows) if rows else ""
+
+
+def _speed_claims(result: Result) -> Iterable[list[str]]:
+    """Against the beams of the largest search."""
+    rows, seconds = result["rows"], result["cost"]["all"]["batch 32"]
+    beams = [name for name in rows if name.startswith("d3-") and name.removeprefix("d3-").isdigit()]
+    if not beams or "l2d-g" not in rows:
+        return
+    best = max(beams, key=lambda name: int(name.removeprefix("d3-")))
+    for name in ("l2d-g", "l2d-l", "default"):
+        if name in rows:
+            speed = seconds[best] / seconds[name]
+            ours, theirs = (rows[row]["language_subset"]["recall@10"] for row in (name, best))
+            measured = f"{speed:.1f} times, recall@10 {ours:.4f} against {theirs:.4f}"
+            yield [f"{name}: more than 10 times as fast as {best}, recall@10 no worse", measured, _met(speed > 10 and ours >= theirs)]
+
+
+def _slice_claims(result: Result) -> Iterable[list[str]]:
+    rows = result["rows"]
+    if not {"l2d-g", "l2d-l"} <= rows.keys():
+        return
+    for part, better, worse in (("dense", "l2d-l", "l2d-g"), ("sparse", "l2d-g", "l2d-l")):
+        first, second = (rows[name]["slices"].get(part, {}).get("recall@20", 0.0) for name in (better, worse))
+        yield [f"{better} above {worse} for {part} items, recall@20", f"{first:.4f} against {second:.4f}", _met(first > second)]
+
+
+def _memory_claims(result: Result) -> Iterable[list[str]]:
+    sweep = result["memory_sweep"]
+    for system in sweep_systems(result):
+        part, whole = sweep["kept"]["random"]["0.3"][system]["recall@50"], sweep["whole"][system]["recall@50"]
+        holds = part >= 0.95 * whole
+        yield [f"{system}: a random 30 % of the memory keeps 95 % of recall@50", f"{part:.4f} of {whole:.4f}", _met(holds)]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown, the first column to the left."""
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _marked(name: str, row: Mapping[str, Any]) -> str:
+    return f"{name} *" if row["family"] == "language" else name
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _met(met: bool | None) -> str:
+    return {True: "yes", False: "no", None: "-"}[met]
+
+
+def _settings(settings: Any) -> str:
+    """Settings in one line, those of training after the rest."""
+    if not isinstance(settings, Mapping):
+        return str(settings)
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(value if isinstance(value, Mapping) else {name: value})
+    return ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in flat.items())

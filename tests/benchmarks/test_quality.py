@@ -1,0 +1,191 @@
+"""The quality benchmark on a toy run, in one process: every row, resumed, run again, extended; and its parts by hand."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.quality.__main__ import SMALL_OPTIONS, make_bench, measure
+from benchmarks.quality.inputs import Entries, drawn
+from benchmarks.quality.rows import chosen_names
+from benchmarks.quality.scoring import RankedOnce, score_row
+from benchmarks.quality.store import Store, rounded
+from benchmarks.quality.summary import FOLDER_TO_WANTED, targets_of
+from benchmarks.quality.sweep import ORDERS, herding
+from l2d_ray.decode.settings import FILE, DecoderSettings
+from l2d_ray.errors import ConfigError
+from l2d_ray.memory.files import write_text
+from tests.toys import build_toy_index, build_toy_run, toy_config
+
+GAMES = "amazon_Video_Games_2015"
+NUM_USERS = NUM_TEST = 24
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("quality") / "run"
+    run = build_toy_run(run_dir, num_users=NUM_USERS)
+    build_toy_index(run.memory, run_dir / "index", 2)
+    write_text(str(run_dir / "memory"), FILE, DecoderSettings(num_neighbors=20).to_json())
+    return toy_config(run_dir)
+
+
+@pytest.fixture(scope="module")
+def bench(config):
+    return make_bench(config, replace(SMALL_OPTIONS, language_samples=10), max_samples=None)
+
+
+@pytest.fixture(scope="module")
+def figures(bench, config):
+    return measure(bench, list(bench.rows), seeds=range(1, 2), config=config)
+
+
+def test_every_row_is_scored_on_the_same_protocol(bench, figures):
+    assert len(figures["rows"]) == len(bench.rows) == 20
+    for name, row in figures["rows"].items():
+        num_samples = 10 if row["family"] == "language" else NUM_TEST
+        assert row["num_samples"] == num_samples, name
+        metrics = row["unmasked"]["metrics"]
+        assert 0 <= metrics["recall@10"] <= metrics["recall@20"] <= 1, name
+        assert metrics["recall@20"] == 1 or row["family"] == "decoder", name  # 20 items; a memory lacks some
+        assert row["slices"]["short"]["num_samples"] + row["slices"]["long"]["num_samples"] == num_samples, name
+        assert ("default_minus_row" in row) is (name != "default"), name
+        assert row["num_parameters"] > 0 or name in {"popularity", "item-knn", "session-knn", "bm25"}, name
+    assert set(figures["cost"]["all"]["batch 1"]) == set(bench.rows)
+    assert min(figures["cost"]["all"]["batch 32"].values()) > 0
+
+
+def test_the_default_decoder_is_the_tuned_one(figures):
+    rows = figures["rows"]
+    assert rows["default"]["unmasked"] == rows["l2d-w"]["unmasked"]
+    assert rows["l2d-w"]["default_minus_row"]["recall@10"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_trained_rows_have_other_seeds(figures):
+    with_seeds = {name for name, row in figures["rows"].items() if row["seeds"]}
+    assert with_seeds == {"sasrec", "gru4rec", "alpharec", "id-head", "id-head-whitened"}
+
+
+def test_the_living_memory_is_for_rows_that_need_no_retraining(figures):
+    assert set(figures["living"]) == {"popularity", "item-knn", "session-knn", "l2d-g", "l2d-l", "l2d-w", "default"}
+    assert figures["living"]["l2d-w"] != figures["rows"]["l2d-w"]["unmasked"]
+
+
+def test_finished_results_are_read_and_not_made_again(bench, figures, config, monkeypatch):
+    again = make_bench(config, bench.options, max_samples=None)
+
+    def refuse(name):
+        raise AssertionError(f"{name} was fitted again")
+
+    monkeypatch.setattr(again, "fitted", refuse)
+    assert rounded(measure(again, list(bench.rows), seeds=range(1, 2), config=config)) == rounded(figures)
+
+
+def test_a_row_that_is_run_again_gives_the_same_figures(bench, figures, config):
+    again = make_bench(config, bench.options, max_samples=None)
+    again.store = Store(config.run_dir / "again", "another place")
+    for name in ("popularity", "sasrec", "alpharec", "id-head", "d3-sasrec-4", "l2d-w"):
+        assert score_row(again, name).record["unmasked"] == figures["rows"][name]["unmasked"], name
+
+
+def test_targets_are_those_of_the_folder(bench, figures):
+    assert set(FOLDER_TO_WANTED) == {GAMES, "amazon_CDs_and_Vinyl_2015"}
+    targets = targets_of(GAMES, figures)
+    baselines = [name for name, row in bench.rows.items() if row.family != "decoder"]
+    assert [name for name in targets if name.endswith("low end")] == [f"recall@10 of default minus {name}, low end" for name in baselines]
+    assert targets["living recall@50 of default"]["target"] == ">= 0.3"
+    assert targets["cost of default over l2d-g, batch 1"]["target"] == "<= 1.1"
+    assert targets_of("another", figures) == {}
+    without = targets_of(GAMES, {"rows": {}, "living": {}, "cost": {}})
+    assert all(found["measured"] is None for found in without.values())
+
+
+def test_rows_are_chosen_by_name_in_the_order_of_the_tables(bench):
+    assert chosen_names(bench.rows, None) == list(bench.rows)
+    assert chosen_names(bench.rows, "l2d-w, popularity") == ["popularity", "l2d-w"]
+    with pytest.raises(ConfigError, match="no row bert"):
+        chosen_names(bench.rows, "bert")
+
+
+def test_masking_takes_items_out_of_one_ranking():
+    rank = RankedOnce(np.array([[3, 1, 2, 0], [0, 2, -1, -1]]))
+    assert rank([[], []], 2, None).tolist() == [[3, 1], [0, 2]]
+    assert rank([[], []], 3, [{3, 2}, {0}]).tolist() == [[1, 0, -1], [2, -1, -1]]
+
+
+def test_a_baseline_masks_as_one_ranking_does(bench):
+    system, histories = bench.fitted("item-knn").system, bench.inputs.test.samples.histories
+    excluded = [set(history[:-1]) for history in histories]
+    once = RankedOnce(system.rank(histories, bench.inputs.num_items))
+    assert once(histories, 10, excluded).tolist() == system.rank(histories, 10, excluded).tolist()
+
+
+def test_a_decoder_masks_as_one_ranking_does(bench):
+    decoder, test = bench.inputs.run.decoder, bench.inputs.test
+    excluded = [sorted(set(history[:-1])) for history in test.samples.histories]
+    for name in decoder.decoders:
+        once = RankedOnce(decoder.search(test.queries, bench.inputs.num_items, decoder=name).ids)
+        expected = decoder.search(test.queries, 10, decoder=name, excluded=excluded).ids
+        assert once(test.samples.histories, 10, excluded).tolist() == expected.tolist(), name
+
+
+def test_a_result_of_something_else_is_not_used(tmp_path):
+    store = Store(tmp_path, "base")
+    assert store.record("row", [1], lambda: {"value": 0.12345678}) == {"value": 0.123457}
+    assert store.record("row", [1], lambda: {"value": 2.0}) == {"value": 0.123457}
+    assert store.record("row", [2], lambda: {"value": 2.0}) == {"value": 2.0}
+    assert store.fitted("system", 1, lambda: (1, 2)) == store.fitted("system", 1, dict) == (1, 2)
+    assert store.fitted("system", 2, dict) == {}
+    store.write_arrays("row", [1], {"ranks": np.array([1, -1])})
+    assert store.read_arrays("row", [2]) is None
+    assert store.read_arrays("row", [1])["ranks"].tolist() == [1, -1]
+    assert Store(tmp_path, "other base").read_record("row", [2]) is None
+    assert json.loads((tmp_path / "row.json").read_text())["result"] == {"value": 2.0}
+
+
+def toy_entries(items, times=None, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(len(items), 3)).astype(np.float16)
+    times = np.arange(len(items)) if times is None else np.array(times)
+    return Entries(np.arange(len(items)) * 7, np.array(items), vectors, times)
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_an_order_holds_every_entry_once_and_is_repeatable(order):
+    entries = toy_entries([4, 1, 4, 4, 2, 1, 4, 4])
+    found = order(entries, 3)
+    assert sorted(found.tolist()) == list(range(8))
+    assert found.tolist() == order(entries, 3).tolist()
+
+
+def test_recent_and_capped_orders_by_hand():
+    entries = toy_entries([4, 1, 4, 4, 1], times=[10, 20, 30, 40, 50])
+    assert ORDERS["recent"](entries, 0).tolist() == [4, 3, 2, 1, 0]
+    capped = ORDERS["capped"](entries, 0).tolist()
+    assert set(capped[:2]) == {3, 4}
+    assert set(capped[2:4]) == {2, 1}
+    assert capped[4] == 0
+
+
+def test_herding_follows_the_mean():
+    vectors = np.array([[0.0], [10.0], [4.5], [4.9], [5.6]])  # mean 5
+    assert herding(vectors).tolist()[:2] == [3, 2] or herding(vectors).tolist()[:2] == [3, 4]
+    generator = np.random.default_rng(1)
+    many = generator.normal(size=(200, 4))
+    first = many[herding(many)[:20]].mean(axis=0)
+    drawn_means = [many[generator.permutation(200)[:20]].mean(axis=0) for _ in range(50)]
+    distances = [np.linalg.norm(mean - many.mean(axis=0)) for mean in drawn_means]
+    assert np.linalg.norm(first - many.mean(axis=0)) < min(distances)
+
+
+def test_herded_entries_are_the_same_share_of_every_item():
+    items = [0] * 40 + [1] * 20 + [2] * 10
+    kept = np.array(items)[ORDERS["herded"](toy_entries(items), 0)[:35]]
+    assert np.abs(np.bincount(kept) - [20, 10, 5]).max() <= 1
+
+
+def test_drawn_positions_are_distinct_and_ascending():
+    found = drawn(10, 4, seed=0)
+    assert len(found) == 4
+    assert (np.diff(found) > 0).all()
+    assert drawn(3, 10, seed=0).tolist() == [0, 1, 2]
