@@ -3,6 +3,9 @@
 Two ways, the same answer. ``dense``: a matrix product with every whole row and a top-k, in blocks, on any torch device
 (``index.search``). ``pruned``, on the CPU: a product with a few columns bounds all distances from below (``index.pruning``), and only
 rows that the bounds cannot rule out get their full distance (``index.scan``).
+
+Picked by measurement (benchmarks.index_scale, two threads, d = 576): from 10^6 rows on ``pruned`` is 1.7 to 4.6 times as fast as faiss's
+float16 scalar quantiser, alone and in batches, for half of its memory; at 10^5 the quantiser answers single queries 1.5 times as fast.
 """
 
 from __future__ import annotations
