@@ -19,7 +19,7 @@ import pyarrow as pa
 NUM_BUCKETS: Final = 4096
 """Hash slots of items; fixed for ever, since stored rows carry their slot."""
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """Version of every stored layout (data, checkpoint metadata, memory, index)."""
 
 SECONDS_PER_DAY: Final = 86_400

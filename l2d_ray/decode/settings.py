@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Final, Literal, get_args
 
 from l2d_ray.errors import ArtefactError
@@ -34,8 +34,9 @@ class DecoderSettings:
     def from_json(cls, text: str) -> DecoderSettings:
         """Raises ArtefactError where the text is not what ``to_json`` writes."""
         try:
-            settings = cls(**unseal(text))
-        except (ValueError, TypeError):
+            stored = unseal(text)
+            settings = cls(**{field.name: stored.pop(field.name) for field in fields(cls)}, **stored)
+        except (ValueError, TypeError, KeyError):
             raise ArtefactError(f"{FILE} of the memory is damaged; run jobs.tune_decoder again.") from None
         if settings.decoder not in DECODERS:
             raise ArtefactError(f"{FILE} names the decoder {settings.decoder!r}, wanted one of {', '.join(DECODERS)}; tune again.")

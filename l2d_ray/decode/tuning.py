@@ -49,6 +49,13 @@ class Grids:
         whitened = sum(map(len, (self.shrinkage, self.mean_shrinkage, self.prior_weight, self.prior_smoothing, self.half_lives_s)))
         return NUM_PASSES * whitened + 1 + has_entries * len(self.num_neighbors)
 
+    def start(self) -> DecoderSettings:
+        """The defaults, where the grids hold them."""
+        defaults = DecoderSettings()
+        names = ("shrinkage", "mean_shrinkage", "prior_weight", "prior_smoothing")
+        outside = {name: getattr(self, name)[0] for name in names if getattr(defaults, name) not in getattr(self, name)}
+        return replace(defaults, **outside)
+
     def changes(self) -> Iterator[tuple[str, Any]]:
         """(name of a setting or half_life_s, value), in the order in which they are tried."""
         for name in ("prior_weight", "shrinkage", "mean_shrinkage"):
@@ -114,7 +121,7 @@ def tune(
         return note(candidate, decoder.top_k(queries, NUM_RANKED).ids)
 
     means = statistics.means()
-    whitened = Trial(DecoderSettings(), grids.half_lives_s[0], -np.inf)
+    whitened = Trial(grids.start(), grids.half_lives_s[0], -np.inf)
     for _ in range(NUM_PASSES):
         for name, value in grids.changes():
             whitened = max(whitened, attempt(whitened.changed(name, value)), key=lambda trial: trial.score)

@@ -13,6 +13,7 @@ reads the manifest once and finds all parts of that generation, whatever is swap
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from l2d_ray.errors import ArtefactError, ConflictError
 from l2d_ray.index.build import IndexKind
 from l2d_ray.index.sealed import REMEDY, Summary, read_summary, seal
 from l2d_ray.index.shard import SUMMARY, Shard, load_shard, verify_shard
+from l2d_ray.memory.commits import writing
 from l2d_ray.memory.statistics import PooledStatistics
 
 MANIFEST: Final = "manifest.json"
@@ -169,15 +171,20 @@ def publish(index_dir: Path, manifest: IndexManifest, *, catalogue: Catalogue, p
 
 @contextmanager
 def only_builder(index_dir: Path) -> Iterator[None]:
-    """A ``with`` block in which no other process on file systems with locks builds here; ConflictError where one does."""
-    index_dir.mkdir(parents=True, exist_ok=True)
-    with (index_dir / LOCK).open("a") as file:
+    """A ``with`` block in which no other process builds here, as far as the file system has locks; ConflictError where one does."""
+    with writing(str(index_dir)):
+        index_dir.mkdir(parents=True, exist_ok=True)
+        file = (index_dir / LOCK).open("a")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConflictError(
                 f"Another jobs.build_index is at work on {index_dir}; run the same again once it has ended, or build in another place."
             ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
         yield
 
 

@@ -27,8 +27,11 @@ class IndexBuild:
 
 def build_index(memory: Memory, num_shards: int, index_dir: Path, *, options: IndexOptions = DEFAULTS) -> IndexBuild:
     """Bring the index to the memory's open version; ConflictError where another process does that just now."""
+    plan = plan_index(memory, num_shards, index_dir, options=options)
+    if plan.base is not None and plan.action == "reused":
+        return IndexBuild(plan.base.manifest, plan.action, plan.reason)
     with only_builder(index_dir):
-        plan = plan_index(memory, num_shards, index_dir, options=options)
+        plan = plan_index(memory, num_shards, index_dir, options=options)  # another one may just have ended
         manifest = plan.base.manifest if plan.base and plan.action == "reused" else finish_index(plan, memory, _make_shards(plan))
     return IndexBuild(manifest, plan.action, plan.reason)
 

@@ -99,6 +99,8 @@ def build_memory(
         num_group = sum(part.written.num_entries for part in group)
         num_encoded += num_group
         clock = clock.after(num_group)
+    if len(memory.state.parts) < len(paths):
+        raise ConflictError(f"The memory at {memory_uri} was rolled back while it was built; run the same again for what is missing.")
     return clock.summary(memory, len(paths), len(paths) - len(pending), num_encoded)
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import groupby
@@ -79,6 +80,8 @@ class MemoryState:
     def from_json(cls, text: str) -> MemoryState:
         """Raises ValueError where the text is not what ``to_json`` wrote."""
         fields = unseal(text)
+        if fields.keys() != {field.name for field in dataclass_fields(cls)}:
+            raise ValueError("its description of the memory has other fields than this release writes")
         build = fields["build"] and BuildRecord(**fields["build"])
         lists = {name: tuple(fields[name]) for name in ("tails", "items", "sequences")}
         return cls(**(fields | lists | {"parts": _from_ranges(fields["parts"]), "digest": int(fields["digest"], 16), "build": build}))

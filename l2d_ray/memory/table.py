@@ -98,7 +98,7 @@ class Memory:
             if exists(uri):
                 raise
             raise ArtefactError(f"There is no memory at {uri}; run jobs.build_memory first.") from None
-        _check(uri, memory.metadata, fingerprint)
+        _check_fingerprint(uri, memory.metadata, fingerprint)
         return memory
 
     @classmethod
@@ -106,7 +106,9 @@ class Memory:
         table_uri = entries_uri(uri)
         with Reading(lambda: f"The memory at {uri}, version {version or 'newest'} ({manifest_of(table_uri, version)}),"):
             entries = lance.dataset(table_uri, version=version)
-            return cls(uri, entries, MemoryMetadata.of(entries), state_of(entries))
+            metadata = MemoryMetadata.of(entries)
+            _check_format(uri, metadata)
+            return cls(uri, entries, metadata, state_of(entries))
 
     @property
     def version(self) -> int:
@@ -285,11 +287,14 @@ def entries_uri(uri: str) -> str:
     return f"{uri.rstrip('/')}/entries.lance"
 
 
-def _check(uri: str, metadata: MemoryMetadata, fingerprint: str | None) -> None:
+def _check_format(uri: str, metadata: MemoryMetadata) -> None:
     if metadata.format_version != FORMAT_VERSION:
         raise ArtefactError(
             f"The memory at {uri} has format version {metadata.format_version}, this release reads {FORMAT_VERSION}; build it again."
         )
+
+
+def _check_fingerprint(uri: str, metadata: MemoryMetadata, fingerprint: str | None) -> None:
     if fingerprint is not None and fingerprint != metadata.fingerprint:
         raise ArtefactError(
             f"The memory at {uri} was made by the model {metadata.fingerprint}, the model here is {fingerprint}; "

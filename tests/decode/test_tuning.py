@@ -1,6 +1,6 @@
 """Tuning finds what was planted, in as many trials as it said."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -106,21 +106,19 @@ def test_the_search_goes_one_setting_at_a_time():
     scores = iter(planted)
     found = tuned(lambda ranked: next(scores))
     assert [trial.score for trial in found.trials] == planted
-    first = DecoderSettings()
     tried = [(t.settings.prior_weight, t.settings.shrinkage, t.settings.mean_shrinkage, t.half_life_s) for t in found.trials[:11]]
-    kappa = first.mean_shrinkage
-    assert tried[:3] == [(weight, first.shrinkage, kappa, None) for weight in (0.0, 1.0, 5.0)]
-    assert tried[3:6] == [(1.0, shrinkage, kappa, None) for shrinkage in (0.05, 0.4, 0.9)]
-    assert tried[6:] == [
-        (1.0, 0.4, 0.0, None),
-        (1.0, 0.4, 3.0, None),
-        (1.0, 0.4, kappa, None),
-        (1.0, 0.4, kappa, 100),
-        (1.0, 0.4, kappa, 100),
-    ]
+    assert tried[:3] == [(weight, 0.05, 0.0, None) for weight in (0.0, 1.0, 5.0)]
+    assert tried[3:6] == [(1.0, shrinkage, 0.0, None) for shrinkage in (0.05, 0.4, 0.9)]
+    assert tried[6:] == [(1.0, 0.4, 0.0, None), (1.0, 0.4, 3.0, None), (1.0, 0.4, 0.0, None), (1.0, 0.4, 0.0, 100), (1.0, 0.4, 0.0, 100)]
     assert [t.settings.prior_weight for t in found.trials[11:14]] == [0.0, 1.0, 5.0]
-    assert found.settings == replace(first, decoder="local", num_neighbors=8, shrinkage=0.4, prior_weight=5.0)
+    assert found.settings == DecoderSettings("local", 8, 0.4, 5.0, 0.5, 0.0)
     assert found.half_life_s == 100
+
+
+def test_a_grid_of_one_value_is_that_setting_also_where_all_score_alike():
+    one = Grids(num_neighbors=(3,), shrinkage=(0.5,), mean_shrinkage=(0.0,), prior_weight=(7.0,), prior_smoothing=(0.3,))
+    found = tune(QUERIES, SHARDS, POOLED, lambda ranked: 0.0, grids=one, decayed=decayed)
+    assert found.settings == DecoderSettings("whitened", 3, 0.5, 7.0, 0.3, 0.0)
 
 
 def test_the_default_is_the_best_decoder_of_all():
@@ -132,8 +130,15 @@ def test_the_default_is_the_best_decoder_of_all():
 def test_settings_survive_their_file_and_damage_is_refused():
     settings = DecoderSettings("local", 7, 0.25, 2.0)
     assert DecoderSettings.from_json(settings.to_json()) == settings
-    for text in ("", "[]", "{", seal({"decoder": "global", "stranger": 1}), settings.to_json().replace("7", "8")):
+    for text in (
+        "",
+        "[]",
+        "{",
+        seal({"decoder": "global"}),
+        seal(asdict(settings) | {"stranger": 1}),
+        settings.to_json().replace("7", "8"),
+    ):
         with pytest.raises(ArtefactError, match="is damaged"):
             DecoderSettings.from_json(text)
     with pytest.raises(ArtefactError, match="names the decoder 'cosine', wanted one of global, local, whitened"):
-        DecoderSettings.from_json(seal({"decoder": "cosine"}))
+        DecoderSettings.from_json(seal(asdict(settings) | {"decoder": "cosine"}))

@@ -1,5 +1,7 @@
 """Shards built from a memory: a partition of it, in order, with the right statistics, whatever their number; swapped in whole."""
 
+import errno
+import fcntl
 import resource
 
 import numpy as np
@@ -224,6 +226,15 @@ def test_a_second_builder_of_one_place_is_told_so(tmp_path):
         only_builder(tmp_path / "index").__enter__()
     with only_builder(tmp_path / "index"):
         assert list(tmp_path.joinpath("index").iterdir()) == [tmp_path / "index" / "lock"]
+
+
+def test_a_file_system_without_locks_is_built_on_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with only_builder(tmp_path / "index"), only_builder(tmp_path / "index"):
+        pass
 
 
 def test_a_full_disk_is_a_sentence_and_the_build_goes_on_later(memory, tmp_path):

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from jobs import quickstart
+from jobs import quickstart, tune_decoder
 from jobs.cli import run
 from l2d_ray.config import RunConfig
 from l2d_ray.index.layout import read_manifest
 from l2d_ray.memory.table import Memory
+from l2d_ray.memory.update import set_half_life
 from l2d_ray.schema import SECONDS_PER_DAY
 from tests.toys import TITLES, toy_config
 
@@ -99,6 +100,12 @@ def test_the_whole_line_then_nothing_again_then_what_changed(tmp_path, capsys):
     assert stage_lines(capsys.readouterr().err) == dict.fromkeys(STAGES, True)
     assert again["metrics"] == result["metrics"]
     assert again["seconds"] == result["seconds"]
+
+    own = set_half_life(memory, 12_345, reference_time=1000)
+    tune_decoder.main(config.model_copy(update={"decoder": config.decoder.model_copy(update={"half_lives_days": ()})}))
+    manifest = read_manifest(config.index_dir)
+    assert Memory.open(config.memory_uri).version == manifest.memory_version == own.version
+    assert (manifest.half_life_s, manifest.reference_time) == (12_345, 1000)
 
     fewer = quickstart.main(make_config(config.run_dir, config.data.model_dump(), num_epochs=1))
     assert stage_lines(capsys.readouterr().err) == {name: name == "prepare_data" for name in STAGES}
