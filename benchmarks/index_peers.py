@@ -33,6 +33,7 @@ import pyarrow as pa
 import torch
 from lancedb.index import IvfPq, IvfRq
 from numpy.typing import NDArray
+from tqdm import tqdm
 from usearch.index import Index as UsearchIndex
 
 from benchmarks.environment import restart_without_handicaps
@@ -41,8 +42,8 @@ from benchmarks.vectors import NUM_USERS, jittered_entries, real_states
 from l2d_ray.index.compressed import CompressedSearch, choose_num_lists
 from l2d_ray.index.exact import ExactSearch
 
-M, BATCH, NUM_QUERIES, WANTED = 100, 64, 128, 0.95
-PROBES = (4, 8, 16, 32, 64)
+M, BATCH, NUM_QUERIES, WANTED = 100, 64, 64, 0.95
+PROBES = (8, 16, 32, 64)
 EXPANSIONS = (100, 150, 200, 300, 500)
 BLOCK_ROWS = 65536
 
@@ -167,7 +168,7 @@ def sweep(
     recalls: dict[tuple[str, int], float] = {}
     seconds: dict[tuple[str, int], list[float]] = {setting: [] for setting in settings}
     for number in range(num_rounds + 1):
-        for name, knob in settings:
+        for name, knob in tqdm(settings, desc=f"round {number} of {num_rounds}"):
             started = time.perf_counter()
             parts = [peers[name].search(queries[start : start + BATCH], knob) for start in range(0, len(queries), BATCH)]
             if number:
