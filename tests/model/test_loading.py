@@ -24,6 +24,7 @@ from l2d_ray.model.loading import (
     save_checkpoint,
 )
 from l2d_ray.model.mini import make_model, make_tokenizer
+from l2d_ray.schema import FORMAT_VERSION
 from tests.toys import PROMPTS, SHAPE, TITLES, VOCAB_SIZE, tiny_model
 
 PROMPT = [np.array([1, 5, 6, 2], dtype=np.int32)]
@@ -111,7 +112,12 @@ def test_a_missing_file_is_refused(checkpoint, name):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[]", "is damaged"), ("{", "is damaged"), ('{"format_version": 2}', "is damaged"), ('{"format_version": 99}', "format version 99")],
+    [
+        ("[]", "is damaged"),
+        ("{", "is damaged"),
+        (f'{{"format_version": {FORMAT_VERSION}}}', "is damaged"),
+        ('{"format_version": 99}', "format version 99"),
+    ],
 )
 def test_metadata_that_we_did_not_write_is_refused(checkpoint, content, message):
     (checkpoint / "l2d.json").write_text(content)
