@@ -72,7 +72,7 @@ class ItemStatistics:
         return [slice(start, start + ITEM_BLOCK) for start in range(0, len(self.counts), ITEM_BLOCK)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Decay:
     """How entries lose weight: half of it every ``half_life_s`` seconds before ``reference_time``; never where half_life_s is None."""
 
