@@ -1,6 +1,6 @@
 """The compressed kind against what a user would otherwise pick: same vectors, same queries, one run.
 
-    python -m benchmarks.index_peers [--small] [--size 100000] [--run-dir DIR]
+    python -m benchmarks.index_peers [--small] [--size 100000] [--skip lancedb-pq] [--run-dir DIR]
 
 Sides, each with a sweep of its own knob, interleaved round by round, medians, batches of 64, M = 100, two threads each:
 
@@ -72,6 +72,7 @@ def main() -> None:
         default=1,
         help="measured rounds of every setting (default 1; LanceDB re-scores from its table and takes minutes a round)",
     )
+    parser.add_argument("--skip", default="", help="sides to leave out, comma-separated; lancedb-pq takes 5 ms an entry to build")
     options = parser.parse_args()
     faiss.omp_set_num_threads(torch.get_num_threads())
     with TemporaryDirectory() as scratch:
@@ -80,19 +81,20 @@ def main() -> None:
         entries = jittered_entries(states, 20_000 if options.small else options.size, run_dir / "entries")
         queries = states.queries[np.random.default_rng(0).permutation(len(states.queries))[:NUM_QUERIES]]
         oracle = ExactSearch(entries.vectors, entries.sample_ids).nearest(queries, M).positions
-        peers = build_peers(entries.vectors, entries.sample_ids, Path(scratch))
+        peers = build_peers(entries.vectors, entries.sample_ids, Path(scratch), set(options.skip.split(",")))
         curves = sweep(peers, queries, oracle, options.rounds)
     report(options, entries.vectors, peers, curves)
 
 
-def build_peers(vectors: NDArray[np.float16], sample_ids: NDArray[np.int64], scratch: Path) -> dict[str, Peer]:
+def build_peers(vectors: NDArray[np.float16], sample_ids: NDArray[np.int64], scratch: Path, skipped: set[str]) -> dict[str, Peer]:
     lists = choose_num_lists(len(vectors))
-    return {
-        "compressed": compressed(vectors, sample_ids, scratch),
-        "lancedb-rq": lance(vectors, scratch / "rq", IvfRq(distance_type="l2", num_partitions=lists), refine_factor=2),
-        "lancedb-pq": lance(vectors, scratch / "pq", IvfPq(distance_type="l2", num_partitions=lists), refine_factor=10),
-        "usearch": usearch(vectors, scratch),
+    makers: dict[str, Callable[[], Peer]] = {
+        "compressed": lambda: compressed(vectors, sample_ids, scratch),
+        "lancedb-rq": lambda: lance(vectors, scratch / "rq", IvfRq(distance_type="l2", num_partitions=lists), refine_factor=2),
+        "lancedb-pq": lambda: lance(vectors, scratch / "pq", IvfPq(distance_type="l2", num_partitions=lists), refine_factor=10),
+        "usearch": lambda: usearch(vectors, scratch),
     }
+    return {name: make() for name, make in makers.items() if name not in skipped}
 
 
 def compressed(vectors: NDArray[np.float16], sample_ids: NDArray[np.int64], scratch: Path) -> Peer:
