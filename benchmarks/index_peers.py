@@ -2,7 +2,8 @@
 
     python -m benchmarks.index_peers [--small] [--size 100000] [--skip lancedb-pq] [--run-dir DIR]
 
-Sides, each with a sweep of its own knob, interleaved round by round, medians, batches of 64, M = 100, two threads each:
+Needs the extra ``bench`` (LanceDB, USearch). Sides, each with a sweep of its own knob, interleaved round by round, medians, batches of 64,
+M = 100, two threads each:
 
     compressed      l2d_ray's compressed kind; knob: lists probed
     lancedb-rq      LanceDB, IVF_RQ (RaBitQ) index, re-scored by refine_factor 2 from its own table; knob: nprobes
