@@ -25,7 +25,7 @@ from benchmarks.d3_folder import convert
 from benchmarks.quality.bench import Bench, Options, say
 from benchmarks.quality.cost import measure_cost
 from benchmarks.quality.grids import NAME_TO_GRIDS, QUICK, SMALL
-from benchmarks.quality.inputs import data_digest, read_inputs
+from benchmarks.quality.inputs import read_inputs
 from benchmarks.quality.living import living_memory
 from benchmarks.quality.rows import all_rows, chosen_names
 from benchmarks.quality.scoring import score_row
@@ -35,6 +35,7 @@ from benchmarks.quality.sweep import sweep_memory
 from benchmarks.result import arguments, print_result
 from jobs.stages import FinishedStage, run_stages
 from l2d_ray.config import RunConfig, load_config
+from l2d_ray.memory.on_ray import hash_of_data
 
 STAGE_NAMES = ("train", "build_memory", "build_index", "tune_decoder")
 SMALL_SAMPLES = 300
@@ -61,7 +62,7 @@ def main() -> None:
 def make_bench(config: RunConfig, options: Options, *, max_samples: int | None) -> Bench:
     """A finished run with a store beside it."""
     folder = config.run_dir / "quality"
-    store = Store(folder, [data_digest(config.data_dir), max_samples, config.seed])
+    store = Store(folder, [hash_of_data(config.data_dir), max_samples, config.seed])
     inputs = read_inputs(config, folder, max_samples=max_samples)
     decoder = inputs.run.decoder
     model_key = json.dumps([inputs.language_model.fingerprint, inputs.memory_digest, vars(decoder.settings), vars(inputs.decay)])

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence, iter_sequences, part_paths
 from l2d_ray.evaluate.queries import EncodedSplit, samples_of_parts
 from l2d_ray.index.layout import Index, open_index
+from l2d_ray.memory.on_ray import hash_of_data
 from l2d_ray.memory.statistics import NO_TIMESTAMP, Decay
 from l2d_ray.model.loading import LanguageModel, load_checkpoint
 from l2d_ray.schema import SPLIT_NAMES, TEST, VALID
@@ -128,19 +128,11 @@ def drawn(num_samples: int, count: int, *, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).permutation(num_samples)[:count])
 
 
-def data_digest(data_dir: Path) -> str:
-    """Hash of the catalogue and of all user sequences."""
-    digest = blake2b(digest_size=8)
-    for path in (data_dir / "items.parquet", *part_paths(data_dir)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def read_split(config: RunConfig, run: LoadedRun, split: int, cache_dir: Path) -> EncodedSplit:
     """All samples of a split with their query vectors, encoded where the cache does not have them."""
     samples, timestamps = samples_of_parts(part_paths(config.data_dir), split, run.catalogue)
     fingerprint = open_index(config.index_dir).manifest.fingerprint
-    path = cache_dir / f"queries-{SPLIT_NAMES[split]}-{fingerprint}-{data_digest(config.data_dir)}.npy"
+    path = cache_dir / f"queries-{SPLIT_NAMES[split]}-{fingerprint}-{hash_of_data(config.data_dir)}.npy"
     if not path.is_file():
         writer = run.decoder.writer
         item_id_to_title = dict(zip(run.catalogue.item_ids, writer.titles, strict=True))

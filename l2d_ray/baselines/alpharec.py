@@ -23,7 +23,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from l2d_ray.baselines.early_stopping import train_until_best
-from l2d_ray.baselines.interface import interaction_counts, top_items
+from l2d_ray.baselines.interface import interaction_counts, rank_in_blocks
 from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune, validation_ndcg
 from l2d_ray.errors import DataError
 
@@ -97,12 +97,7 @@ class AlphaRec:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history, (n, k) int64 padded with -1."""
-        ranked = np.empty((len(histories), k), np.int64)
-        rows = max(1, _MAX_CELLS // max(len(self._counts), 1))
-        for start in range(0, len(histories), rows):
-            for row, scores in enumerate(self._scores(histories[start : start + rows]), start):
-                ranked[row] = top_items(scores, k, () if exclude is None else exclude[row])
-        return ranked
+        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._counts), max_cells=_MAX_CELLS)
 
     @torch.inference_mode()
     def _scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from l2d_ray.baselines.interface import top_items
+from l2d_ray.baselines.interface import rank_in_blocks
 from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune
 
 _MAX_CELLS: Final = 4_000_000  # scores held at a time
@@ -87,14 +87,13 @@ class Bm25:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history (oldest first), (n, k) int64 padded with -1."""
-        ranked = np.empty((len(histories), k), np.int64)
-        rows = max(1, _MAX_CELLS // max(len(self._titles), 1))
-        for start in range(0, len(histories), rows):
-            queries = [" ".join(self._titles[item] for item in history[-self._num_recent :]) for history in histories[start : start + rows]]
-            found = self._index.scores(queries)
-            for row, scores in enumerate(np.where(found > 0, found, self._popularity - 1.0), start):
-                ranked[row] = top_items(scores, k, () if exclude is None else exclude[row])
-        return ranked
+        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._titles), max_cells=_MAX_CELLS)
+
+    def _scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """(n, num_items) float64: positive where a word matches, else popularity - 1, which is negative."""
+        queries = [" ".join(self._titles[item] for item in history[-self._num_recent :]) for history in histories]
+        found = self._index.scores(queries)
+        return np.where(found > 0, found, self._popularity - 1.0)
 
 
 def tune_bm25(

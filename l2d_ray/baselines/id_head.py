@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from l2d_ray.baselines.early_stopping import train_until_best
-from l2d_ray.baselines.interface import top_items
+from l2d_ray.baselines.interface import rank_in_blocks
 from l2d_ray.baselines.tuning import Tuned, choose
 from l2d_ray.decode.linear import WhitenedRule
 from l2d_ray.errors import DataError
 from l2d_ray.evaluate.metrics import ndcg_values, target_ranks
 from l2d_ray.memory.statistics import ItemStatistics
-
-_MAX_CELLS: Final = 4_000_000  # scores held at a time
 
 
 @dataclass(frozen=True)
@@ -120,12 +118,7 @@ class IdHead:
 
     def rank_queries(self, queries: NDArray[np.float32], k: int, excluded: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each query vector (n, d): (n, k) int64 padded with -1, none of ``excluded[i]``."""
-        ranked = np.empty((len(queries), k), np.int64)
-        rows = max(1, _MAX_CELLS // len(self._is_warm))
-        for start in range(0, len(queries), rows):
-            for row, scores in enumerate(self._scores(queries[start : start + rows]), start):
-                ranked[row] = top_items(scores, k, () if excluded is None else excluded[row])
-        return ranked
+        return rank_in_blocks(queries, self._scores, k, excluded, num_items=len(self._is_warm))
 
     @torch.inference_mode()
     def _scores(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:

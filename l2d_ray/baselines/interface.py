@@ -9,13 +9,18 @@ their interactions alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.evaluate.metrics import PADDING
+
+MAX_CELLS: Final = 4_000_000
+"""Scores held at a time: 32 MB."""
+
+Requests = TypeVar("Requests", Sequence[Sequence[int]], NDArray[np.float32])
 
 
 class Baseline(Protocol):
@@ -48,6 +53,29 @@ def top_items(scores: NDArray[np.float64], k: int, exclude: Collection[int] = ()
         candidates = candidates[scores[candidates] >= kth]
     ranked = np.full(k, PADDING, np.int64)
     ranked[:num_ranked] = candidates[np.argsort(-scores[candidates], kind="stable")][:num_ranked]
+    return ranked
+
+
+def rank_in_blocks(
+    requests: Requests,
+    scores_of: Callable[[Requests], NDArray[np.float64]],
+    k: int,
+    exclude: Sequence[Collection[int]] | None,
+    *,
+    num_items: int,
+    max_cells: int = MAX_CELLS,
+) -> NDArray[np.int64]:
+    """``top_items`` of every request, (n, k) int64, with at most ``max_cells`` scores held at a time.
+
+    Args:
+        requests: n histories, or query vectors (n, d).
+        scores_of: some of the requests in a row -> their scores (m, num_items).
+    """
+    ranked = np.empty((len(requests), k), np.int64)
+    rows = max(1, max_cells // max(num_items, 1))
+    for start in range(0, len(requests), rows):
+        for row, scores in enumerate(scores_of(requests[start : start + rows]), start):
+            ranked[row] = top_items(scores, k, () if exclude is None else exclude[row])
     return ranked
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from l2d_ray.baselines.interface import interaction_counts, top_items
+from l2d_ray.baselines.interface import interaction_counts, rank_in_blocks
 from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune
 
 _MAX_CELLS: Final = 4_000_000  # scores held at a time: 32 MB
@@ -72,12 +72,7 @@ class ItemKnn:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history (oldest first), (n, k) int64 padded with -1; items without evidence by popularity."""
-        ranked = np.empty((len(histories), k), np.int64)
-        rows = max(1, _MAX_CELLS // max(len(self._popularity), 1))
-        for start in range(0, len(histories), rows):
-            for row, scores in enumerate(self._scores(histories[start : start + rows]), start):
-                ranked[row] = top_items(scores, k, () if exclude is None else exclude[row])
-        return ranked
+        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._popularity), max_cells=_MAX_CELLS)
 
     def _scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """(n, num_items) float64: positive where there is evidence, else popularity - 1, which is negative."""

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from l2d_ray.baselines.interface import interaction_counts, top_items
+from l2d_ray.baselines.interface import interaction_counts, rank_in_blocks
 from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune
 from l2d_ray.errors import DataError
 
@@ -119,12 +119,7 @@ class SessionKnn:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history (oldest first), (n, k) int64 padded with -1; items without evidence by popularity."""
-        ranked = np.empty((len(histories), k), np.int64)
-        rows = max(1, _MAX_CELLS // max(len(self._popularity), 1))
-        for start in range(0, len(histories), rows):
-            for row, scores in enumerate(self._scores(histories[start : start + rows]), start):
-                ranked[row] = top_items(scores, k, () if exclude is None else exclude[row])
-        return ranked
+        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._popularity), max_cells=_MAX_CELLS)
 
     def _scores(self, histories: Sequence[Sequence[int]]) -> FloatArray:
         """(n, num_items) float64: positive where there is evidence, else popularity - 1, which is negative."""

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from l2d_ray.index.pruning import PrunedRows
-from l2d_ray.index.search import Smallest, close_distances, may_be_nearest, nearest_of
+from l2d_ray.index.search import Smallest, close_by_query, may_be_nearest, nearest_of
 
 SEED_ROWS = 16384
 BLOCK_FLOATS = 1 << 20
@@ -140,8 +140,6 @@ class _Scan:
             count *= GROWTH
 
     def _take(self, nearest: list[NearestSoFar], chunks: Sequence[NDArray[np.int64]]) -> None:
-        sizes = [len(chunk) for chunk in chunks]
-        close = close_distances(self._queries, np.repeat(np.arange(len(chunks)), sizes), self._vectors, np.concatenate(chunks))
-        for found, chunk, values in zip(nearest, chunks, np.split(close, np.cumsum(sizes)[:-1]), strict=True):
+        for found, chunk, values in zip(nearest, chunks, close_by_query(self._queries, chunks, self._vectors), strict=True):
             if len(chunk):
                 found.take(chunk, values)

@@ -229,6 +229,15 @@ def close_distances(
     return squares
 
 
+def close_by_query(
+    queries: NDArray[np.float32], positions: Sequence[NDArray[np.int64]], vectors: NDArray[np.floating]
+) -> list[NDArray[np.float64]]:
+    """``close_distances`` of each query (at least one) to rows of its own, all in one pass."""
+    sizes = [len(of_query) for of_query in positions]
+    close = close_distances(queries, np.repeat(np.arange(len(sizes)), sizes), vectors, np.concatenate(positions))
+    return np.split(close, np.cumsum(sizes)[:-1])
+
+
 def may_be_nearest(close: NDArray[np.float64], k: int, *, dim: int) -> tuple[NDArray[np.bool_], float]:
     """Which rows may be among the k nearest, by ``close_distances`` (m,) of vectors ``dim`` wide; and the largest distance that may be.
 
@@ -247,7 +256,5 @@ def likely_nearest(
     queries: NDArray[np.float32], candidates: Sequence[NDArray[np.int64]], k: int, vectors: NDArray[np.floating]
 ) -> list[NDArray[np.int64]]:
     """For each query its candidates without those that are surely not among its k nearest: float32 costs a fifth of float64."""
-    sizes = [len(positions) for positions in candidates]
-    close = close_distances(queries, np.repeat(np.arange(len(sizes)), sizes), vectors, np.concatenate(candidates))
-    by_query = zip(candidates, np.split(close, np.cumsum(sizes)[:-1]), strict=True)
+    by_query = zip(candidates, close_by_query(queries, candidates, vectors), strict=True)
     return [positions[may_be_nearest(values, k, dim=vectors.shape[1])[0]] for positions, values in by_query]
