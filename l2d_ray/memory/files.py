@@ -35,7 +35,8 @@ def read_table(uri: str, name: str, schema: pa.Schema) -> pa.Table:
     content = read_bytes(uri, f"{FOLDER}/{name}") or b""
     if _hash(content) != name.rpartition("-")[2].removesuffix(".parquet"):
         raise ArtefactError(f"{uri}/{FOLDER}/{name} is missing, truncated or changed; restore the memory's files, or build it again.")
-    return pq.read_table(pa.BufferReader(content), schema=schema)
+    # Not pq.read_table: its pool threads may outlive the call with the last reference to these bytes, and end a process that is exiting.
+    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False).cast(schema)
 
 
 def remove_unused(uri: str, used: set[str], *, older_than_s: float) -> int:
