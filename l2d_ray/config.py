@@ -95,6 +95,11 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     patience: int = Field(2, ge=1, description="Epochs without a better validation loss before training stops.")
+    item_loss_weight: float = Field(
+        0.0,
+        ge=0,
+        description="What an item's log-likelihood, from the memory's state, counts beside a token's in training.",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
     precision: Literal["float32", "bf16"] = Field("float32", description="Arithmetic of the forward and backward pass.")
     lora: LoraConfig | None = Field(None, description="Adapters instead of full fine-tuning.")

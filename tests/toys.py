@@ -1,6 +1,7 @@
 """Toy data with a pattern that a model can learn, a tiny model, and a whole run built in one process: what the Ray tests must equal."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, make_mini, save_checkpoint
 from l2d_ray.schema import TEST, TRAIN, VALID
 from l2d_ray.text.harvest import harvest
-from l2d_ray.text.prompts import PromptSettings, tokenize_titles
+from l2d_ray.text.prompts import PromptSettings, TokenWindow, tokenize_titles
+from l2d_ray.train.loss import TrainingText
 
 NUM_ITEMS = 20
 TITLES = tuple(
@@ -83,6 +85,11 @@ def toy_config(run_dir: Path, **sections: object) -> RunConfig:
         "mini": shape,
     }
     return parse_config({"run_dir": str(run_dir), "device": "cpu", "model": model, **sections})
+
+
+def training_texts_of(windows: Iterable[TokenWindow]) -> list[TrainingText]:
+    """Windows with completions as texts to learn from, of a user whose n-th interaction is with item n."""
+    return [TrainingText(window.token_ids, window.loss_start, window.state_indexes, window.target_positions) for window in windows]
 
 
 def encode_in_process(language_model: LanguageModel, data_dir: Path, split: int = TRAIN) -> tuple[list[Target], np.ndarray]:

@@ -1,41 +1,61 @@
-"""Windows -> packed batches, the same number on every worker.
+"""Texts -> packed batches, the same number on every worker.
 
-A worker fills a buffer with a fixed number of windows, packs it by length into a number of batches that depends only on the buffer's
-fill and on the mean length over all data, and shuffles the batches. Workers with equal shares of windows so take equal steps.
+A worker fills a buffer with a fixed number of texts, packs it by length into a number of batches that depends only on the buffer's
+fill and on the mean length over all data, and shuffles the batches. Workers with equal shares of texts so take equal steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 import numpy as np
 
+from l2d_ray.data.sequences import UserSequence
+from l2d_ray.text.harvest import completion_windows
 from l2d_ray.text.packing import split_balanced
-from l2d_ray.text.prompts import TokenWindow
+from l2d_ray.text.prompts import PromptFormat, TokenIds
+from l2d_ray.train.loss import TrainingText
 
 BUFFER_WINDOWS = 16384
-"""Windows shuffled together: a few megabytes of token ids."""
+"""Texts shuffled together: a few megabytes of token ids."""
+
+
+def training_texts(
+    sequence: UserSequence,
+    split: int,
+    *,
+    item_id_to_title: Mapping[str, TokenIds],
+    item_id_to_index: Mapping[str, int],
+    prompts: PromptFormat,
+) -> list[TrainingText]:
+    """A user's texts with completions, and the items that follow at their states, for the loss on a split's targets."""
+    windows = completion_windows(sequence, split, item_id_to_title=item_id_to_title, prompts=prompts)
+    targets = ([item_id_to_index[sequence.item_ids[position]] for position in window.target_positions] for window in windows)
+    return [
+        TrainingText(window.token_ids, window.loss_start, window.state_indexes, np.array(items, dtype=np.int32))
+        for window, items in zip(windows, targets, strict=True)
+    ]
 
 
 def packed_batches(
-    windows: Iterable[TokenWindow], *, batch_tokens: int, mean_tokens: float, rng: np.random.Generator
-) -> Iterator[list[TokenWindow]]:
-    """Batches of about ``batch_tokens`` tokens; a batch may be empty where few long windows make up a buffer."""
-    stream = iter(windows)
+    texts: Iterable[TrainingText], *, batch_tokens: int, mean_tokens: float, rng: np.random.Generator
+) -> Iterator[list[TrainingText]]:
+    """Batches of about ``batch_tokens`` tokens; a batch may be empty where few long texts make up a buffer."""
+    stream = iter(texts)
     while buffer := list(islice(stream, BUFFER_WINDOWS)):
         shuffled = [buffer[i] for i in rng.permutation(len(buffer))]
-        groups = split_balanced([len(w.token_ids) for w in shuffled], num_batches(len(buffer), batch_tokens, mean_tokens))
+        groups = split_balanced([len(text.token_ids) for text in shuffled], num_batches(len(buffer), batch_tokens, mean_tokens))
         for group in rng.permutation(len(groups)):
             yield [shuffled[i] for i in groups[group]]
 
 
-def num_batches(num_windows: int, batch_tokens: int, mean_tokens: float) -> int:
-    """Batches that a buffer of ``num_windows`` is packed into; at least 1, at most one a window."""
-    return int(np.clip(round(num_windows * mean_tokens / batch_tokens), 1, max(num_windows, 1)))
+def num_batches(num_texts: int, batch_tokens: int, mean_tokens: float) -> int:
+    """Batches that a buffer of ``num_texts`` is packed into; at least 1, at most one a text."""
+    return int(np.clip(round(num_texts * mean_tokens / batch_tokens), 1, max(num_texts, 1)))
 
 
-def batches_per_epoch(num_windows: int, batch_tokens: int, mean_tokens: float) -> int:
-    """Batches that a worker with ``num_windows`` windows packs in one pass."""
-    full, rest = divmod(num_windows, BUFFER_WINDOWS)
+def batches_per_epoch(num_texts: int, batch_tokens: int, mean_tokens: float) -> int:
+    """Batches that a worker with ``num_texts`` texts packs in one pass."""
+    full, rest = divmod(num_texts, BUFFER_WINDOWS)
     return full * num_batches(BUFFER_WINDOWS, batch_tokens, mean_tokens) + (num_batches(rest, batch_tokens, mean_tokens) if rest else 0)

@@ -15,8 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from l2d_ray.text.prompts import TokenWindow
-from l2d_ray.train.loss import TrainingBatch, make_batch
+from l2d_ray.train.loss import TrainingBatch, TrainingText, make_batch
 
 
 class Engine(Protocol):
@@ -32,19 +31,19 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EpochLoss:
-    """Mean negative log-likelihood a predicted token, over all workers."""
+    """The loss a predicted token (its mean negative log-likelihood where items have no loss of their own), over all workers."""
 
     loss: float
     num_tokens: int
 
 
-def train_epoch(engine: Engine, batches: Iterable[Sequence[TokenWindow]], on_step: Callable[[float], None]) -> EpochLoss:
+def train_epoch(engine: Engine, batches: Iterable[Sequence[TrainingText]], on_step: Callable[[float], None]) -> EpochLoss:
     """Optimise over the batches; ``on_step`` gets this worker's mean loss of each batch."""
     engine.train()
     total = torch.zeros(2, dtype=torch.float64)
-    for windows in batches:
-        batch, weight = _batch_or_blank(windows)
-        summed = engine(*_tensors(batch, engine.device)) * weight
+    for texts in batches:
+        batch, weight = _batch_or_blank(texts)
+        summed = engine(*batch.to(engine.device).tensors()) * weight
         num_tokens = weight * len(batch.targets)
         mean_tokens = _sum_over_workers(torch.tensor([float(num_tokens)], dtype=torch.float64), engine.device)[0] / _num_workers()
         engine.backward(summed / max(float(mean_tokens), 1.0))
@@ -55,28 +54,23 @@ def train_epoch(engine: Engine, batches: Iterable[Sequence[TokenWindow]], on_ste
 
 
 @torch.no_grad()
-def validate(engine: Engine, batches: Iterable[Sequence[TokenWindow]]) -> EpochLoss:
+def validate(engine: Engine, batches: Iterable[Sequence[TrainingText]]) -> EpochLoss:
     """Loss over the batches without learning from them."""
     engine.train(False)
     total = torch.zeros(2, dtype=torch.float64)
-    for windows in batches:
-        batch, weight = _batch_or_blank(windows)
-        summed = engine(*_tensors(batch, engine.device)) * weight
+    for texts in batches:
+        batch, weight = _batch_or_blank(texts)
+        summed = engine(*batch.to(engine.device).tensors()) * weight
         total += torch.tensor([float(summed), weight * len(batch.targets)], dtype=torch.float64)
     return _mean(total, engine.device)
 
 
-def _batch_or_blank(windows: Sequence[TokenWindow]) -> tuple[TrainingBatch, int]:
-    """The batch and weight 1; for no windows a blank one with weight 0, since every worker must take every step."""
-    if windows:
-        return make_batch(windows), 1
-    blank = TokenWindow(np.zeros(2, dtype=np.int32), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), 1)
-    return make_batch([blank]), 0
-
-
-def _tensors(batch: TrainingBatch, device: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    moved = batch.to(device)
-    return moved.token_ids, moved.rows, moved.columns, moved.targets
+def _batch_or_blank(texts: Sequence[TrainingText]) -> tuple[TrainingBatch, int]:
+    """The batch and weight 1; for no texts a blank one with weight 0, since every worker must take every step."""
+    if texts:
+        return make_batch(texts), 1
+    nothing = np.zeros(1, dtype=np.int32)
+    return make_batch([TrainingText(np.zeros(2, dtype=np.int32), 1, nothing, nothing)]), 0
 
 
 def _mean(total: Tensor, device: Any) -> EpochLoss:

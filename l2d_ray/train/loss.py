@@ -1,4 +1,8 @@
-"""The loss: next-token cross-entropy on the completions' tokens only, projected onto the vocabulary only there."""
+"""The loss: next-token cross-entropy on the completions' tokens only, projected onto the vocabulary only there.
+
+Beside it, where it is wanted, a second one for the latent space: a linear layer must tell from the state that the memory keeps which item
+follows. The layer is dropped after training; what stays is that states of one target lie together, while the model writes titles as well.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,33 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from l2d_ray.text.packing import pad_batch
-from l2d_ray.text.prompts import TokenWindow
+from l2d_ray.text.prompts import TokenIds
 
 ROWS_PER_PROJECTION = 2048
 """Tokens projected onto the vocabulary at once: bounds memory with vocabularies of 10^5 and more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingText:
+    """One text to learn from.
+
+    Attributes:
+        token_ids: (t,) int32.
+        loss_start: ``token_ids[loss_start:]`` are predicted.
+        state_indexes: (s,) int32, ascending: tokens whose state belongs to a sample.
+        target_items: (s,) int32: item_index of each sample's target.
+    """
+
+    token_ids: TokenIds
+    loss_start: int
+    state_indexes: NDArray[np.int32]
+    target_items: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -27,49 +49,82 @@ class TrainingBatch:
         token_ids: (b, t) int64, right-padded.
         rows, columns: (m,) int64: the tokens before the predicted ones.
         targets: (m,) int64: the predicted tokens.
+        state_rows, state_columns: (s,) int64: the tokens whose state belongs to a sample.
+        target_items: (s,) int64: item_index of each sample's target.
     """
 
     token_ids: Tensor
     rows: Tensor
     columns: Tensor
     targets: Tensor
+    state_rows: Tensor
+    state_columns: Tensor
+    target_items: Tensor
 
     def to(self, device: torch.device | str) -> TrainingBatch:
-        return TrainingBatch(*(t.to(device) for t in (self.token_ids, self.rows, self.columns, self.targets)))
+        return TrainingBatch(*(tensor.to(device) for tensor in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What ``CompletionLoss.forward`` takes."""
+        return tuple(vars(self).values())
 
 
-def make_batch(windows: Sequence[TokenWindow]) -> TrainingBatch:
-    """Pad windows and list every predicted token (``token_ids[loss_start:]`` of each window)."""
-    token_ids, _ = pad_batch([w.token_ids for w in windows], pad_id=0)
-    rows = np.repeat(np.arange(len(windows)), [len(w.token_ids) - w.loss_start for w in windows])
-    columns = np.concatenate([np.arange(w.loss_start, len(w.token_ids)) for w in windows]) - 1
-    targets = np.concatenate([w.token_ids[w.loss_start :] for w in windows]).astype(np.int64)
-    return TrainingBatch(*(torch.from_numpy(array) for array in (token_ids, rows, columns, targets)))
+def make_batch(texts: Sequence[TrainingText]) -> TrainingBatch:
+    """Pad texts and list all that is predicted in them."""
+    token_ids, _ = pad_batch([text.token_ids for text in texts], pad_id=0)
+    rows = np.repeat(np.arange(len(texts)), [len(text.token_ids) - text.loss_start for text in texts])
+    columns = np.concatenate([np.arange(text.loss_start, len(text.token_ids)) for text in texts]) - 1
+    targets = np.concatenate([text.token_ids[text.loss_start :] for text in texts]).astype(np.int64)
+    state_rows = np.repeat(np.arange(len(texts)), [len(text.state_indexes) for text in texts])
+    state_columns, items = (
+        np.concatenate([getattr(text, name) for text in texts]).astype(np.int64) for name in ("state_indexes", "target_items")
+    )
+    return TrainingBatch(*(torch.from_numpy(a) for a in (token_ids, rows, columns, targets, state_rows, state_columns, items)))
 
 
 class CompletionLoss(nn.Module):
     """Wraps a Hugging Face causal LM; ``forward`` gives the sum of the negative log-likelihoods (a float32 scalar).
 
-    The body runs once without a mask (right padding, causal attention); the head runs on the predicted tokens alone, in blocks that
-    are recomputed in the backward pass.
+    The body runs once without a mask (right padding, causal attention); a head runs on the predicted tokens, or on the samples' states,
+    alone, in blocks that are recomputed in the backward pass.
+
+    Args:
+        item_weight: what an item's negative log-likelihood counts beside a token's; 0: there is no layer for items.
+        num_items: of the catalogue.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, item_weight: float = 0.0, num_items: int = 0) -> None:
         super().__init__()
         self.model = model
+        self.item_weight = item_weight
+        self.item_head = nn.Linear(model.config.hidden_size, num_items, dtype=model.dtype) if item_weight else None
 
-    def forward(self, token_ids: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
-        hidden = self._causal_lm().base_model(input_ids=token_ids, use_cache=False).last_hidden_state[rows, columns]
-        losses = [
-            checkpoint(self._block_loss, h, t, use_reentrant=False)
-            for h, t in zip(torch.split(hidden, ROWS_PER_PROJECTION), torch.split(targets, ROWS_PER_PROJECTION), strict=True)
-        ]
-        return torch.stack(losses).sum()
+    def forward(
+        self,
+        token_ids: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        targets: Tensor,
+        state_rows: Tensor,
+        state_columns: Tensor,
+        target_items: Tensor,
+    ) -> Tensor:
+        states = self._causal_lm().base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        loss = _summed_loss(self._causal_lm().get_output_embeddings(), states[rows, columns], targets)
+        if self.item_head is not None:
+            loss = loss + self.item_weight * _summed_loss(self.item_head, states[state_rows, state_columns], target_items)
+        return loss
 
     def _causal_lm(self) -> Any:
         """The causal LM itself, also where peft has wrapped it."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
-    def _block_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = self._causal_lm().get_output_embeddings()(hidden)
-        return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+def _summed_loss(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of a head over states (m, d), block by block."""
+    blocks = zip(torch.split(states, ROWS_PER_PROJECTION), torch.split(targets, ROWS_PER_PROJECTION), strict=True)
+    return torch.stack([checkpoint(_block_loss, head, block, wanted, use_reentrant=False) for block, wanted in blocks]).sum()
+
+
+def _block_loss(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(head(states).float(), targets, reduction="sum")

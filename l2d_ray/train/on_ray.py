@@ -1,4 +1,4 @@
-"""Fine-tuning on Ray: windows stream from Ray Data to Ray Train workers, DeepSpeed steps, one checkpoint an epoch.
+"""Fine-tuning on Ray: texts stream from Ray Data to Ray Train workers, DeepSpeed steps, one checkpoint an epoch.
 
 A run is resumed by its name and storage path: a killed worker restarts all of them from the last checkpoint, and a killed driver goes on
 where it stopped when the job is run again. Everything a worker needs comes through its settings.
@@ -33,11 +33,10 @@ from transformers.utils import logging as hf_logging
 from l2d_ray.data.sequences import part_paths, sequences_from_arrow
 from l2d_ray.errors import DataError
 from l2d_ray.schema import TRAIN, VALID
-from l2d_ray.text.harvest import completion_windows
-from l2d_ray.text.prompts import PromptFormat, TokenIds, TokenWindow
-from l2d_ray.train.batches import batches_per_epoch, packed_batches
+from l2d_ray.text.prompts import PromptFormat, TokenIds
+from l2d_ray.train.batches import batches_per_epoch, packed_batches, training_texts
 from l2d_ray.train.loop import train_epoch, validate
-from l2d_ray.train.loss import CompletionLoss
+from l2d_ray.train.loss import CompletionLoss, TrainingText
 from l2d_ray.train.progress import ProgressBoard, Snapshot, shown
 from l2d_ray.train.settings import deepspeed_settings, learning_rate_factor
 from l2d_ray.train.weights import load_for_training, parameter_groups, save_plain_model
@@ -45,6 +44,13 @@ from l2d_ray.train.weights import load_for_training, parameter_groups, save_plai
 MODEL_FOLDER = "model"
 STATE_FOLDER = "state"
 TELL_S = 0.5
+TEXT_COLUMNS = {
+    "token_ids": pa.list_(pa.int32()),
+    "loss_start": pa.int32(),
+    "state_indexes": pa.list_(pa.int32()),
+    "target_items": pa.list_(pa.int32()),
+}
+"""Fields of TrainingText, in its order."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,14 @@ class TrainSettings:
     weight_decay: float
     max_grad_norm: float
     patience: int
+    item_loss_weight: float
     zero_stage: int
     precision: str
     lora: dict[str, Any] | None
     gradient_checkpointing: bool
     seed: int
-    num_windows: int = 0
+    num_items: int = 0
+    num_texts: int = 0
     mean_tokens: float = 0.0
     mean_valid_tokens: float = 0.0
 
@@ -81,22 +89,24 @@ class TrainResult:
     curve: list[dict[str, float]]
 
 
-def windows_dataset(data_dir: Path, split: int, *, item_id_to_title: dict[str, TokenIds], prompts: PromptFormat) -> Dataset:
-    """Rows ``token_ids``, ``loss_start``: the texts of a split, tokenised by Ray Data tasks and kept in the object store."""
-    titles = ray.put(item_id_to_title)
+def texts_dataset(data_dir: Path, split: int, *, item_id_to_title: dict[str, TokenIds], prompts: PromptFormat) -> Dataset:
+    """Rows with the fields of TrainingText: the texts of a split, put together by Ray Data tasks and kept in the object store."""
+    known = ray.put((item_id_to_title, {item_id: index for index, item_id in enumerate(item_id_to_title)}))
 
-    def to_windows(table: pa.Table) -> pa.Table:
-        known = ray.get(titles)
-        sequences = sequences_from_arrow(table)
-        windows = [w for s in sequences for w in completion_windows(s, split, item_id_to_title=known, prompts=prompts)]
-        token_ids = pa.array([w.token_ids for w in windows], type=pa.list_(pa.int32()))
-        return pa.table({"token_ids": token_ids, "loss_start": pa.array([w.loss_start for w in windows], type=pa.int32())})
+    def to_texts(table: pa.Table) -> pa.Table:
+        titles, indexes = ray.get(known)
+        made = (
+            training_texts(sequence, split, item_id_to_title=titles, item_id_to_index=indexes, prompts=prompts)
+            for sequence in sequences_from_arrow(table)
+        )
+        texts = [text for of_user in made for text in of_user]
+        return pa.table({name: pa.array([getattr(text, name) for text in texts], type=kind) for name, kind in TEXT_COLUMNS.items()})
 
     paths = [str(path) for path in part_paths(data_dir)]
-    windows = ray.data.read_parquet(paths).map_batches(to_windows, batch_format="pyarrow", batch_size=None).materialize()
-    if not windows.count():
+    texts = ray.data.read_parquet(paths).map_batches(to_texts, batch_format="pyarrow", batch_size=None).materialize()
+    if not texts.count():
         raise DataError(f"No user under {data_dir} has two interactions in the {('training', 'validation')[split]} split; use more data.")
-    return windows
+    return texts
 
 
 def train(
@@ -112,17 +122,22 @@ def train(
 ) -> TrainResult:
     """Train, or go on with the run of this name; returns the epoch of lowest validation loss."""
     datasets = {
-        name: windows_dataset(data_dir, split, item_id_to_title=item_id_to_title, prompts=prompts)
+        name: texts_dataset(data_dir, split, item_id_to_title=item_id_to_title, prompts=prompts)
         for name, split in (("train", TRAIN), ("valid", VALID))
     }
-    num_windows, mean_tokens = _size(datasets["train"])
-    num_valid_windows, mean_valid_tokens = _size(datasets["valid"])
-    if min(num_windows, num_valid_windows) < settings.num_workers:
+    num_texts, mean_tokens = _size(datasets["train"])
+    num_valid_texts, mean_valid_tokens = _size(datasets["valid"])
+    if min(num_texts, num_valid_texts) < settings.num_workers:
         raise DataError(
-            f"There are {num_windows} training and {num_valid_windows} validation texts for {settings.num_workers} workers, one each at "
+            f"There are {num_texts} training and {num_valid_texts} validation texts for {settings.num_workers} workers, one each at "
             "least; use fewer workers or more data."
         )
-    sized = asdict(settings) | {"num_windows": num_windows, "mean_tokens": mean_tokens, "mean_valid_tokens": mean_valid_tokens}
+    sized = asdict(settings) | {
+        "num_items": len(item_id_to_title),
+        "num_texts": num_texts,
+        "mean_tokens": mean_tokens,
+        "mean_valid_tokens": mean_valid_tokens,
+    }
     board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="valid_loss", checkpoint_score_order="min")
     trainer = TorchTrainer(
@@ -154,12 +169,12 @@ def _read_board(board: Any, num_lines_read: int) -> Snapshot | None:
     return snapshot
 
 
-def _size(windows: Dataset) -> tuple[int, float]:
-    """Number of windows and their mean length in tokens."""
-    lengths = windows.map_batches(
+def _size(texts: Dataset) -> tuple[int, float]:
+    """Number of texts and their mean length in tokens."""
+    lengths = texts.map_batches(
         lambda t: pa.table({"length": pa.compute.list_value_length(t["token_ids"])}), batch_format="pyarrow", batch_size=None
     )
-    return windows.count(), float(lengths.mean("length"))
+    return texts.count(), float(lengths.mean("length"))
 
 
 def _train_worker(given: dict[str, Any]) -> None:
@@ -194,9 +209,9 @@ def _make_engine(settings: TrainSettings) -> tuple[Any, int]:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()  # else nothing below frozen embeddings would be recomputed with gradients
-    loss = CompletionLoss(model)
+    loss = CompletionLoss(model, item_weight=settings.item_loss_weight, num_items=settings.num_items)
     optimizer = torch.optim.AdamW(parameter_groups(loss, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95))
-    share = settings.num_windows // settings.num_workers
+    share = settings.num_texts // settings.num_workers
     steps = max(1, batches_per_epoch(share, settings.batch_tokens, settings.mean_tokens) // settings.accumulation_steps)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -219,10 +234,10 @@ def _make_engine(settings: TrainSettings) -> tuple[Any, int]:
 
 def _run_epoch(engine: Any, settings: TrainSettings, epoch: int, num_steps: int, board: Any) -> dict[str, float]:
     rng = np.random.default_rng([settings.seed, epoch, _rank()])
-    batches = packed_batches(_windows("train"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_tokens, rng=rng)
+    batches = packed_batches(_texts("train"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_tokens, rng=rng)
     tell = _teller(engine, board, num_steps * settings.num_epochs)
     trained = train_epoch(engine, batches, lambda loss: tell())
-    held_out = packed_batches(_windows("valid"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_valid_tokens, rng=rng)
+    held_out = packed_batches(_texts("valid"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_valid_tokens, rng=rng)
     valid = validate(engine, held_out)
     record = {
         "epoch": epoch + 1,
@@ -249,12 +264,12 @@ def _teller(engine: Any, board: Any, num_steps: int) -> Callable[[], None]:
     return tell
 
 
-def _windows(name: str) -> Iterator[TokenWindow]:
+def _texts(name: str) -> Iterator[TrainingText]:
     """This worker's share of a dataset, streamed."""
-    blank = np.zeros(0, dtype=np.int32)
     for batch in ray.train.get_dataset_shard(name).iter_batches(batch_size=1024, batch_format="pyarrow"):
-        for token_ids, start in zip(batch["token_ids"], batch["loss_start"].to_pylist(), strict=True):
-            yield TokenWindow(token_ids.values.to_numpy(), blank, blank, start)
+        columns = (batch[field] for field in TEXT_COLUMNS)
+        for token_ids, start, states, items in zip(*columns, strict=True):
+            yield TrainingText(token_ids.values.to_numpy(), start.as_py(), states.values.to_numpy(), items.values.to_numpy())
 
 
 def _report(engine: Any, settings: TrainSettings, progress: dict[str, Any]) -> None:

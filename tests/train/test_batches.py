@@ -5,9 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2d_ray.text.prompts import TokenWindow
+from l2d_ray.data.sequences import iter_sequences
+from l2d_ray.schema import TRAIN, VALID
+from l2d_ray.text.prompts import SequencePrompts
 from l2d_ray.train import batches as batches_module
-from l2d_ray.train.batches import batches_per_epoch, packed_batches
+from l2d_ray.train.batches import batches_per_epoch, packed_batches, training_texts
+from l2d_ray.train.loss import TrainingText
+from tests.toys import toy_catalogue, write_toy_data
 
 BLANK = np.zeros(0, dtype=np.int32)
 
@@ -19,19 +23,19 @@ def small_buffer():
         yield
 
 
-def make_windows(lengths: list[int]) -> list[TokenWindow]:
-    """Window i is made of the token i, so that a batch tells what it holds."""
-    return [TokenWindow(np.full(length, i, dtype=np.int32), BLANK, BLANK, 1) for i, length in enumerate(lengths)]
+def make_texts(lengths: list[int]) -> list[TrainingText]:
+    """Text i is made of the token i, so that a batch tells what it holds."""
+    return [TrainingText(np.full(length, i, dtype=np.int32), 1, BLANK, BLANK) for i, length in enumerate(lengths)]
 
 
 def packed(lengths: list[int], *, batch_tokens: int, mean_tokens: float, seed: int = 0) -> list[list[int]]:
     rng = np.random.default_rng(seed)
-    found = packed_batches(iter(make_windows(lengths)), batch_tokens=batch_tokens, mean_tokens=mean_tokens, rng=rng)
-    return [[int(window.token_ids[0]) for window in batch] for batch in found]
+    found = packed_batches(iter(make_texts(lengths)), batch_tokens=batch_tokens, mean_tokens=mean_tokens, rng=rng)
+    return [[int(text.token_ids[0]) for text in batch] for batch in found]
 
 
 @given(st.lists(st.integers(2, 30), max_size=40), st.integers(4, 200), st.floats(2, 30))
-def test_every_window_once_in_the_promised_number_of_batches(lengths, batch_tokens, mean_tokens):
+def test_every_text_once_in_the_promised_number_of_batches(lengths, batch_tokens, mean_tokens):
     found = packed(lengths, batch_tokens=batch_tokens, mean_tokens=mean_tokens)
     assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
     assert len(found) == batches_per_epoch(len(lengths), batch_tokens, mean_tokens)
@@ -64,3 +68,20 @@ def test_a_seed_fixes_the_order_and_another_changes_it():
     first, again, other = (packed(lengths, batch_tokens=20, mean_tokens=13.5, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
+
+
+def test_texts_name_the_items_that_follow_at_their_states(tmp_path):
+    write_toy_data(tmp_path)
+    prompts = SequencePrompts((), 9, window_items=3, min_history=1)
+    indexes = {item_id: index for index, item_id in enumerate(toy_catalogue().item_ids)}
+    titles = {item_id: np.array([20 + index], dtype=np.int32) for item_id, index in indexes.items()}
+    for split in (TRAIN, VALID):
+        num_targets = 0
+        for sequence in iter_sequences(tmp_path):
+            texts = training_texts(sequence, split, item_id_to_title=titles, item_id_to_index=indexes, prompts=prompts)
+            followers = [int(item) for text in texts for item in text.target_items]
+            assert followers == [indexes[sequence.item_ids[position]] for position in sequence.target_positions(split)]
+            for text in texts:
+                assert [20 + item for item in text.target_items] == [text.token_ids[state + 1] for state in text.state_indexes]
+            num_targets += len(followers)
+        assert num_targets > 20

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from l2d_ray.text.prompts import SequencePrompts, TokenWindow
+from l2d_ray.text.prompts import SequencePrompts
 from l2d_ray.train.loop import train_epoch, validate
-from l2d_ray.train.loss import CompletionLoss, make_batch
-from tests.toys import tiny_model
+from l2d_ray.train.loss import CompletionLoss, TrainingText, make_batch
+from tests.toys import tiny_model, training_texts_of
 
 PROMPTS = SequencePrompts((1,), 9, window_items=6, min_history=2)
 
@@ -41,10 +41,10 @@ class PlainEngine:
 
 
 @pytest.fixture
-def batches() -> list[list[TokenWindow]]:
+def batches() -> list[list[TrainingText]]:
     titles = [np.full(1 + i % 2, 20 + i, dtype=np.int32) for i in range(12)]
-    windows = [w for stop in (12, 5, 9) for w in PROMPTS.windows(titles[:stop], completions=True)]
-    return [windows[:2], windows[2:]]
+    texts = training_texts_of(w for stop in (12, 5, 9) for w in PROMPTS.windows(titles[:stop], completions=True))
+    return [texts[:2], texts[2:]]
 
 
 def test_an_epoch_lowers_the_loss_and_validation_does_not_learn(batches):
@@ -63,9 +63,9 @@ def test_an_epoch_lowers_the_loss_and_validation_does_not_learn(batches):
 
 def test_losses_are_means_over_predicted_tokens(batches):
     engine, seen = PlainEngine(learning_rate=0.0), []
-    counts = [len(make_batch(windows).targets) for windows in batches]
+    counts = [len(make_batch(texts).targets) for texts in batches]
     found = train_epoch(engine, batches, seen.append)
-    sums = [float(engine(*vars(make_batch(windows)).values()).detach()) for windows in batches]
+    sums = [float(engine(*make_batch(texts).tensors()).detach()) for texts in batches]
     assert found.num_tokens == sum(counts)
     assert found.loss == pytest.approx(sum(sums) / sum(counts), rel=1e-5)
     assert seen == pytest.approx([s / n for s, n in zip(sums, counts, strict=True)], rel=1e-5)

@@ -1,36 +1,36 @@
-"""The loss against a naive one: all logits of each text alone, cross-entropy on the completions' tokens."""
+"""The losses against naive ones: all logits of each text alone, cross-entropy on the completions' tokens, and on the items."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from l2d_ray.text.prompts import SequencePrompts, TokenWindow
+from l2d_ray.text.prompts import SequencePrompts
 from l2d_ray.train import loss as loss_module
-from l2d_ray.train.loss import CompletionLoss, make_batch
-from tests.toys import tiny_model
+from l2d_ray.train.loss import CompletionLoss, TrainingText, make_batch
+from tests.toys import tiny_model, training_texts_of
 
 PROMPTS = SequencePrompts((1,), 9, window_items=4, min_history=1)
 
 
-def make_windows() -> list[TokenWindow]:
+def make_texts() -> list[TrainingText]:
     """Texts of several lengths: first windows, later windows (a long context without loss), and one with a late start."""
     titles = [np.full(1 + i % 3, 20 + i, dtype=np.int32) for i in range(9)]
-    return [w for stop, first in ((9, 1), (3, 1), (7, 5)) for w in PROMPTS.windows(titles[:stop], first, completions=True)]
+    cuts = ((9, 1), (3, 1), (7, 5))
+    return training_texts_of(w for stop, first in cuts for w in PROMPTS.windows(titles[:stop], first, completions=True))
 
 
-def forward(model, windows: list[TokenWindow]) -> torch.Tensor:
-    batch = make_batch(windows)
-    return CompletionLoss(model)(batch.token_ids, batch.rows, batch.columns, batch.targets)
+def forward(model, texts: list[TrainingText]) -> torch.Tensor:
+    return CompletionLoss(model)(*make_batch(texts).tensors())
 
 
-def naive_loss(model, windows: list[TokenWindow]) -> torch.Tensor:
+def naive_loss(model, texts: list[TrainingText]) -> torch.Tensor:
     total = torch.zeros(())
-    for window in windows:
-        ids = torch.from_numpy(window.token_ids.astype(np.int64))
+    for text in texts:
+        ids = torch.from_numpy(text.token_ids.astype(np.int64))
         logits = model(ids[None]).logits[0].float()
-        predicted = logits[window.loss_start - 1 : -1]
-        total = total + nn.functional.cross_entropy(predicted, ids[window.loss_start :], reduction="sum")
+        predicted = logits[text.loss_start - 1 : -1]
+        total = total + nn.functional.cross_entropy(predicted, ids[text.loss_start :], reduction="sum")
     return total
 
 
@@ -43,9 +43,9 @@ def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("rows_per_projection", [2048, 3, 1])
 def test_loss_and_gradient_equal_the_naive_ones(monkeypatch, rows_per_projection):
     monkeypatch.setattr(loss_module, "ROWS_PER_PROJECTION", rows_per_projection)
-    model, windows = tiny_model().model.train(), make_windows()
-    assert len(windows) >= 4
-    ours, naive = forward(model, windows), naive_loss(model, windows)
+    model, texts = tiny_model().model.train(), make_texts()
+    assert len(texts) >= 4
+    ours, naive = forward(model, texts), naive_loss(model, texts)
     torch.testing.assert_close(ours, naive, rtol=1e-5, atol=1e-4)
     assert float(naive.detach()) > 1
     expected = gradients(model, naive)
@@ -57,15 +57,41 @@ def test_loss_and_gradient_equal_the_naive_ones(monkeypatch, rows_per_projection
 
 
 def test_only_completion_tokens_count():
-    windows = make_windows()
-    batch = make_batch(windows)
-    assert len(batch.targets) == sum(len(w.token_ids) - w.loss_start for w in windows)
+    texts = make_texts()
+    batch = make_batch(texts)
+    assert len(batch.targets) == sum(len(text.token_ids) - text.loss_start for text in texts)
     for row, column, target in zip(batch.rows, batch.columns, batch.targets, strict=True):
-        assert column >= windows[row].loss_start - 1
-        assert batch.token_ids[row, column + 1] == target == int(windows[row].token_ids[column + 1])
+        assert column >= texts[row].loss_start - 1
+        assert batch.token_ids[row, column + 1] == target == int(texts[row].token_ids[column + 1])
 
 
 def test_padding_and_other_texts_do_not_matter():
-    model, windows = tiny_model().model.eval(), make_windows()
-    alone = sum(float(forward(model, [w]).detach()) for w in windows)
-    assert float(forward(model, windows).detach()) == pytest.approx(alone, rel=1e-5)
+    model, texts = tiny_model().model.eval(), make_texts()
+    alone = sum(float(forward(model, [text]).detach()) for text in texts)
+    assert float(forward(model, texts).detach()) == pytest.approx(alone, rel=1e-5)
+
+
+def naive_item_loss(loss: CompletionLoss, texts: list[TrainingText]) -> torch.Tensor:
+    total = torch.zeros(())
+    for text in texts:
+        states = loss.model.base_model(input_ids=torch.from_numpy(text.token_ids.astype(np.int64))[None]).last_hidden_state[0]
+        assert len(text.state_indexes) == len(text.target_items) > 0
+        for position, item in zip(text.state_indexes.tolist(), text.target_items.tolist(), strict=True):
+            total = total - torch.log_softmax(loss.item_head(states[position]), dim=0)[item]
+    return total
+
+
+@pytest.mark.parametrize("rows_per_projection", [2048, 2])
+def test_items_have_a_loss_of_their_own_at_the_samples_states(monkeypatch, rows_per_projection):
+    monkeypatch.setattr(loss_module, "ROWS_PER_PROJECTION", rows_per_projection)
+    texts = make_texts()
+    loss = CompletionLoss(tiny_model().model.train(), item_weight=0.5, num_items=9)
+    ours, items = loss(*make_batch(texts).tensors()), naive_item_loss(loss, texts)
+    naive = naive_loss(loss.model, texts) + 0.5 * items
+    assert float(items.detach()) > 1
+    torch.testing.assert_close(ours, naive, rtol=1e-5, atol=1e-4)
+    expected = gradients(loss, naive)
+    assert expected["item_head.weight"].abs().max() > 0
+    found = gradients(loss, ours)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4)
