@@ -24,7 +24,7 @@ from l2d_ray.memory.files import read_text
 from l2d_ray.memory.table import exists
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, load_checkpoint, read_metadata, verify_checkpoint
-from l2d_ray.serve.service import RecommendationLogic
+from l2d_ray.serve.logic import RecommendationLogic
 from l2d_ray.text.prompts import PromptSettings
 
 
@@ -81,7 +81,8 @@ class ServedArtefacts:
         catalogue = self._catalogue()
         tokenizer = AutoTokenizer.from_pretrained(str(self.checkpoint_dir), trust_remote_code=False)
         language_model = LanguageModel(None, tokenizer, self.prompts, self.manifest.fingerprint)
-        return RecommendationLogic(catalogue, PromptWriter.of(language_model, catalogue), self.settings, decoders=self.decoders)
+        writer = PromptWriter.of(language_model, catalogue)
+        return RecommendationLogic(self.manifest, catalogue, writer, self.settings, decoders=self.decoders)
 
     def load_encoder(self, *, device: str, max_batch_tokens: int) -> Encoder:
         language_model = load_checkpoint(self.checkpoint_dir, device=device)

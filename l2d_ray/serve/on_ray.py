@@ -26,10 +26,11 @@ from ray.serve.handle import DeploymentHandle
 
 from l2d_ray.decode.search import ShardAnswer, ShardHoldings, ShardRequest
 from l2d_ray.decode.settings import DECODERS, DecoderName
-from l2d_ray.errors import UnavailableError
+from l2d_ray.errors import RequestError, UnavailableError
 from l2d_ray.model.loading import resolve_device
 from l2d_ray.serve.api import build_api
 from l2d_ray.serve.artefacts import ServedArtefacts
+from l2d_ray.serve.backend import ServedVersions
 from l2d_ray.serve.service import Recommender
 from l2d_ray.text.prompts import TokenIds
 
@@ -140,7 +141,9 @@ class Ingress:
     """HTTP in and out; the recommender does the rest."""
 
     def __init__(self, artefacts: ServedArtefacts, encoder: DeploymentHandle, shards: dict[str, DeploymentHandle]) -> None:
-        self._recommender = Recommender(artefacts.load_logic(), HandleBackend(encoder, shards), artefacts.manifest)
+        logic = artefacts.load_logic()
+        backend = HandleBackend(encoder, shards, version=logic.manifest.memory_version)
+        self._recommender = Recommender(lambda version: logic, backend)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._recommender)
@@ -151,23 +154,32 @@ class HandleBackend:
 
     Args:
         shards: handle of every shard by the name of its deployment.
+        version: the only one that is served.
     """
 
-    def __init__(self, encoder: DeploymentHandle, shards: dict[str, DeploymentHandle]) -> None:
+    def __init__(self, encoder: DeploymentHandle, shards: dict[str, DeploymentHandle], *, version: int) -> None:
         self._encoder = encoder
         self._shards = shards
+        self._versions = ServedVersions((version,), version)
 
-    async def encode(self, prompt: TokenIds) -> NDArray[np.float32]:
+    async def encode(self, prompts: Sequence[TokenIds], deadline: float | None) -> NDArray[np.float32]:
         with _unavailable(ENCODER):
-            query: NDArray[np.float32] = await self._encoder.encode.remote(prompt)
-        return query
+            return np.stack(await asyncio.gather(*(self._encoder.encode.remote(prompt) for prompt in prompts)))
 
-    async def search(self, requests: Mapping[int, ShardRequest]) -> Mapping[int, ShardAnswer]:
+    async def versions(self) -> ServedVersions:
+        return self._versions
+
+    async def activate(self, version: int | None) -> ServedVersions:
+        if version not in (None, self._versions.current):
+            raise RequestError("version", f"Version {version} is not served; only {self._versions.current} is.")
+        return self._versions
+
+    async def search(self, requests: Mapping[int, ShardRequest], version: int, deadline: float | None) -> Mapping[int, ShardAnswer]:
         answers = await asyncio.gather(*(self._search(shard_name(shard), request) for shard, request in requests.items()))
         return dict(zip(requests, answers, strict=True))
 
-    async def holdings(self) -> Sequence[ShardHoldings]:
-        return await asyncio.gather(*(self._holdings(name) for name in self._shards))
+    async def holdings(self, version: int) -> Mapping[int, ShardHoldings]:
+        return dict(enumerate(await asyncio.gather(*(self._holdings(name) for name in self._shards))))
 
     async def missing_parts(self) -> list[str]:
         handles = {ENCODER: self._encoder} | self._shards

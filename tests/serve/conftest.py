@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,14 @@ from l2d_ray.data.sequences import Target
 from l2d_ray.decode.decoder import LatentDecoder, PromptWriter, load_latent_decoder
 from l2d_ray.decode.search import ShardAnswer, ShardHoldings, ShardRequest, ShardSearcher
 from l2d_ray.decode.settings import DecoderSettings
+from l2d_ray.errors import RequestError
 from l2d_ray.memory.entries import entries_table
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, make_mini, save_checkpoint
 from l2d_ray.serve.artefacts import ServedArtefacts
+from l2d_ray.serve.backend import ServedVersions
+from l2d_ray.serve.service import Recommender
 from l2d_ray.text.prompts import PromptSettings, TokenIds
 from tests.toys import build_toy_index
 
@@ -80,22 +83,37 @@ def other_checkpoint(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory
 class InProcessBackend:
     """Encoder and shards called directly, where Serve would have handles."""
 
-    def __init__(self, encoder: Encoder, searchers: Sequence[ShardSearcher]) -> None:
+    def __init__(self, encoder: Encoder, version_to_searchers: Mapping[int, Sequence[ShardSearcher]]) -> None:
         self.encoder = encoder
-        self.searchers = searchers
+        self.version_to_searchers = version_to_searchers
         self.missing: list[str] = []
+        self.silent: set[int] = set()
+        """Shards that never answer in time."""
+        self.served = ServedVersions(tuple(version_to_searchers), max(version_to_searchers))
 
-    async def encode(self, prompt: TokenIds) -> np.ndarray:
-        return self.encoder.encode([prompt])[0]
+    async def encode(self, prompts: Sequence[TokenIds], deadline: float | None) -> np.ndarray:
+        return self.encoder.encode(prompts)
 
-    async def search(self, requests: Mapping[int, ShardRequest]) -> dict[int, ShardAnswer]:
-        return {shard: self.searchers[shard].search(request) for shard, request in reversed(requests.items())}
+    async def search(self, requests: Mapping[int, ShardRequest], version: int, deadline: float | None) -> dict[int, ShardAnswer]:
+        searchers = self.version_to_searchers[version]
+        return {shard: searchers[shard].search(request) for shard, request in reversed(requests.items()) if shard not in self.silent}
 
-    async def holdings(self) -> list[ShardHoldings]:
-        return [searcher.holdings() for searcher in self.searchers]
+    async def holdings(self, version: int) -> dict[int, ShardHoldings]:
+        held = enumerate(self.version_to_searchers[version])
+        return {shard: searcher.holdings() for shard, searcher in held if shard not in self.silent}
 
     async def missing_parts(self) -> list[str]:
         return self.missing
+
+    async def versions(self) -> ServedVersions:
+        return self.served
+
+    async def activate(self, version: int | None) -> ServedVersions:
+        if version is not None and version not in self.served.versions:
+            raise RequestError("version", f"Version {version} is not served.")
+        chosen = max(self.served.versions) if version is None else version
+        self.served = replace(self.served, current=chosen, is_pinned=version is not None)
+        return self.served
 
 
 @pytest.fixture
@@ -116,7 +134,12 @@ def backend(artefacts: ServedArtefacts) -> InProcessBackend:
 
 def backend_of(artefacts: ServedArtefacts) -> InProcessBackend:
     searchers = [artefacts.load_searcher(shard, device="cpu") for shard in range(NUM_SHARDS)]
-    return InProcessBackend(artefacts.load_encoder(device="cpu", max_batch_tokens=512), searchers)
+    return InProcessBackend(artefacts.load_encoder(device="cpu", max_batch_tokens=512), {artefacts.manifest.memory_version: searchers})
+
+
+def recommender_of(artefacts: ServedArtefacts, backend: InProcessBackend) -> Recommender:
+    logic = artefacts.load_logic()
+    return Recommender(lambda version: logic, backend)
 
 
 def made_up_catalogue() -> Catalogue:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from functools import partial
 
 import httpx
 import pytest
@@ -13,15 +12,14 @@ from l2d_ray.errors import UnavailableError
 from l2d_ray.serve.api import build_api
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.messages import Problem, RecommendationAnswer, ServiceStatus
-from l2d_ray.serve.service import Recommender
-from tests.serve.conftest import NUM_ENTRIES, NUM_ITEMS, backend_of
+from tests.serve.conftest import NUM_ENTRIES, NUM_ITEMS, backend_of, recommender_of
 
 ROUTE = "/v1/recommendations"
 
 
 @pytest.fixture
 def api(artefacts: ServedArtefacts, backend) -> FastAPI:
-    return build_api(Recommender(artefacts.load_logic(), backend, artefacts.manifest))
+    return build_api(recommender_of(artefacts, backend))
 
 
 def send(api: FastAPI, method: str, path: str, **content) -> httpx.Response:
@@ -117,7 +115,7 @@ def test_status_says_what_is_served_and_what_it_holds(api: FastAPI, artefacts: S
 
 
 def test_a_deployment_of_global_and_whitened_holds_no_entry_and_refuses_local(tiny_run, linear_artefacts: ServedArtefacts):
-    linear = build_api(Recommender(linear_artefacts.load_logic(), backend_of(linear_artefacts), linear_artefacts.manifest))
+    linear = build_api(recommender_of(linear_artefacts, backend_of(linear_artefacts)))
     status = ServiceStatus.model_validate_json(send(linear, "GET", "/v1/status").content)
     assert (status.decoders, status.entries_bytes) == (["global", "whitened"], 0)
     assert sum(shard.num_entries for shard in status.shards) == NUM_ENTRIES
@@ -132,19 +130,19 @@ def test_a_deployment_of_global_and_whitened_holds_no_entry_and_refuses_local(ti
 
 
 def test_a_part_that_cannot_answer_now_is_503_with_retry_after(api: FastAPI, backend, monkeypatch: pytest.MonkeyPatch):
-    async def full(request):
+    async def full(*arguments):
         raise UnavailableError("As many requests are waiting as the service takes.", retry_after_s=3)
 
     monkeypatch.setattr(backend, "search", full)
     response = send(api, "POST", ROUTE, json={"history": ["item-01"]})
     assert "waiting" in problem_in(response, 503).detail
     assert response.headers["retry-after"] == "3"
-    monkeypatch.setattr(backend, "holdings", partial(full, None))
+    monkeypatch.setattr(backend, "holdings", full)
     problem_in(send(api, "GET", "/v1/status"), 503)
 
 
 def test_a_fault_of_ours_is_a_problem_without_its_insides(api: FastAPI, backend, monkeypatch: pytest.MonkeyPatch):
-    async def broken(prompt):
+    async def broken(*arguments):
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr(backend, "encode", broken)

@@ -11,13 +11,12 @@ from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import RequestError
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.messages import RecommendationAnswer, RecommendationRequest
-from l2d_ray.serve.service import Recommender
-from tests.serve.conftest import NUM_SHARDS
+from tests.serve.conftest import NUM_SHARDS, recommender_of
 
 
 @pytest.fixture
 def recommend(artefacts: ServedArtefacts, backend):
-    recommender = Recommender(artefacts.load_logic(), backend, artefacts.manifest)
+    recommender = recommender_of(artefacts, backend)
 
     def answer(**body) -> RecommendationAnswer:
         return asyncio.run(recommender.recommend(RecommendationRequest.model_validate(body)))
@@ -41,13 +40,15 @@ def test_a_second_round_asks_only_who_may_hold_more_and_gives_the_oracle_s_items
 ):
     rounds: list[list[int]] = []
 
-    async def noted(requests):
+    async def noted(requests, version, deadline):
         rounds.append(sorted(requests))
-        return {shard: backend.searchers[shard].search(request) for shard, request in requests.items()}
+        return await searched(requests, version, deadline)
+
+    searched = backend.search
 
     monkeypatch.setattr(backend, "search", noted)
     monkeypatch.setattr("l2d_ray.serve.service.LearntSpread", partial(LearntSpread, 0.0))
-    recommender = Recommender(artefacts.load_logic(), backend, artefacts.manifest)
+    recommender = recommender_of(artefacts, backend)
     for history in tiny_run.histories(10, seed=5):
         body = RecommendationRequest(history=tiny_run.as_sent(history), k=60, decoder="local", num_neighbors=25)
         answer = asyncio.run(recommender.recommend(body))
