@@ -16,8 +16,9 @@ from jobs.inputs import LoadedRun, draw_test_requests, load_run
 from jobs.train import CURVE
 from l2d_ray.config import RunConfig
 from l2d_ray.data.sequences import iter_sequences
+from l2d_ray.decode.lookup import nearest_entries_of_item
 from l2d_ray.errors import ArtefactError
-from l2d_ray.evaluate.explain import nearest_entries_of_item, reasons_of, titles_of_samples
+from l2d_ray.evaluate.explain import reasons_of, titles_of_samples
 from l2d_ray.evaluate.report import Example, ExampleItem, ReportData, SystemRow, TrainingPoint, write_report
 from l2d_ray.index.layout import load_shards
 

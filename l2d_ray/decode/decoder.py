@@ -7,7 +7,7 @@ The steps are public, since tuning, evaluation and serving enter at different on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.decode.local_merge import LearntSpread
+from l2d_ray.decode.restriction import ascending
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
@@ -96,15 +97,17 @@ class LatentDecoder:
         *,
         decoder: DecoderName | None = None,
         num_neighbors: int | None = None,
-        excluded: Sequence[Sequence[int]] | None = None,
+        excluded: Sequence[Collection[int]] | None = None,
+        allowed: Sequence[Collection[int] | None] | None = None,
     ) -> TopK:
         """The k best items for each history; scores as ``edge_scores`` says.
 
         Args:
             excluded: for each history the item indexes that must not be recommended.
+            allowed: for each history the only ones that may be; None: any.
         """
         queries = self.encode(histories)
-        return self.search(queries, k, decoder=decoder, num_neighbors=num_neighbors, excluded=excluded)
+        return self.search(queries, k, decoder=decoder, num_neighbors=num_neighbors, excluded=excluded, allowed=allowed)
 
     def encode(self, histories: Sequence[Sequence[HistoryItem]]) -> NDArray[np.float32]:
         """(n, d) query vectors."""
@@ -117,15 +120,20 @@ class LatentDecoder:
         *,
         decoder: DecoderName | None = None,
         num_neighbors: int | None = None,
-        excluded: Sequence[Sequence[int]] | None = None,
+        excluded: Sequence[Collection[int]] | None = None,
+        allowed: Sequence[Collection[int] | None] | None = None,
     ) -> TopK:
         """The k best items for query vectors (b, d)."""
         for name, value in (("k", k), ("num_neighbors", num_neighbors)):
             if value is not None and value < 1:
                 raise RequestError(name, f"{name} is {value}; it must be at least 1.")
-        banned = tuple(np.array(sorted(set(items)), dtype=np.int64) for items in excluded or ([],) * len(queries))
         request = SearchRequest(
-            queries, decoder or self.settings.decoder, k, self.settings.num_neighbors if num_neighbors is None else num_neighbors, banned
+            queries,
+            decoder or self.settings.decoder,
+            k,
+            self.settings.num_neighbors if num_neighbors is None else num_neighbors,
+            excluded=tuple(map(ascending, excluded or ((),) * len(queries))),
+            allowed=tuple(None if items is None else ascending(items) for items in allowed or (None,) * len(queries)),
         )
         return edge_scores(search_shards(self._searchers, request, self._spread), request.decoder)
 

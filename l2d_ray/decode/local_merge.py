@@ -25,8 +25,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from l2d_ray.decode.linear import Excluded
 from l2d_ray.decode.local import ENTRY, Keys, LocalCandidates, LocalRequest
+from l2d_ray.decode.restriction import Allowed, Excluded, is_permitted
 from l2d_ray.decode.topk import TopK, rank
 
 SPREAD: Final = 4.0
@@ -99,7 +99,7 @@ class LocalMerge:
         return requests
 
     def add(self, answers: Mapping[int, LocalCandidates]) -> None:
-        """Take the answers to all of ``requests()``, in any order."""
+        """Take the answers to ``requests()``, in any order; a shard that is missing is not asked again."""
         shards = sorted(answers)
         parts = [(np.repeat(self._plan.rows(shard), answers[shard].lengths), shard, answers[shard].entries) for shard in shards]
         fresh = _Received(
@@ -114,12 +114,12 @@ class LocalMerge:
             self._received = self._received.union(fresh).in_order()
             self._plan = self._plan.nothing_asked()
 
-    def top_k(self, k: int, *, num_neighbors: int | None = None, excluded: Excluded | None = None) -> TopK:
+    def top_k(self, k: int, *, num_neighbors: int | None = None, excluded: Excluded | None = None, allowed: Allowed | None = None) -> TopK:
         """The k items whose local mean is nearest; scores are negated squared distances. Fewer than k items leave padding.
 
         Args:
             num_neighbors: M or fewer; the same lists serve them all.
-            excluded: for each query the item indexes that must not be recommended.
+            excluded: for each query the item indexes that must not be recommended, allowed: the only ones that may be.
         """
         received = self._received or _Received(_NO_INDEXES, _NO_INDEXES, _NO_ENTRIES)
         survivors = received.at(received.ranks < (self._num_neighbors if num_neighbors is None else num_neighbors))
@@ -128,8 +128,9 @@ class LocalMerge:
         ids, scores = np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf)
         ids[items.queries, items.ranks] = items.entries["item_index"]
         scores[items.queries, items.ranks] = -items.entries["prefix"]
-        for query, banned in enumerate(excluded or ()):
-            ids[query, np.isin(ids[query], banned)] = -1
+        for query in range(len(ids)):
+            is_ranked = is_permitted(ids[query], None if excluded is None else excluded[query], None if allowed is None else allowed[query])
+            ids[query, ~is_ranked] = -1
         return rank(ids, scores, k)
 
     def _second_plan(self, received: _Received) -> _Plan:

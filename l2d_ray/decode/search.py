@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.local import LocalCandidates, LocalRequest, local_candidates
 from l2d_ray.decode.local_merge import LearntSpread, LocalMerge
+from l2d_ray.decode.lookup import ItemVectors, Reasons, ReasonsRequest, VectorsRequest, item_vectors, reasons
+from l2d_ray.decode.restriction import barred_items
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
@@ -30,6 +32,8 @@ class SearchRequest:
         queries: (b, d) float32 hidden states.
         num_neighbors: for the local decoder.
         excluded: for each query the item indexes that must not be recommended.
+        allowed: for each query the only ones that may be, ascending; None: any. They limit which items are ranked, never which
+            neighbours are found.
     """
 
     queries: NDArray[np.float32]
@@ -37,11 +41,12 @@ class SearchRequest:
     k: int
     num_neighbors: int
     excluded: tuple[NDArray[np.int64], ...]
+    allowed: tuple[NDArray[np.int64] | None, ...]
 
 
-ShardRequest = SearchRequest | LocalRequest
-"""What a shard is asked: the search itself where it only ranks its items, or for some of its nearest entries."""
-ShardAnswer = TopK | LocalCandidates
+ShardRequest = SearchRequest | LocalRequest | VectorsRequest | ReasonsRequest
+"""What a shard is asked: the search itself where it only ranks its items, for some of its nearest entries, or about single items."""
+ShardAnswer = TopK | LocalCandidates | ItemVectors | Reasons
 
 
 class Exchange(Protocol):
@@ -51,10 +56,10 @@ class Exchange(Protocol):
         """What to ask now, by shard; empty when the answer is known."""
 
     def add(self, answers: Mapping[int, ShardAnswer]) -> None:
-        """Take the answers to all of ``requests()``, in any order."""
+        """Take the answers to ``requests()``, in any order; a shard that is missing is not asked again."""
 
     def top_k(self) -> TopK:
-        """The answer over all shards, the same for any partition and any order of the shards."""
+        """The answer over all shards that answered, the same for any partition and any order of the shards."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,19 @@ class ShardSearcher:
             self._linear["global"] = GlobalDecoder(statistics, means=self._means, device=device)
         if "whitened" in decoders:
             rule = WhitenedRule.of(pooled, settings)
-            self._linear["whitened"] = WhitenedDecoder(statistics, rule, means=self._means, device=device)
+            self._linear["whitened"] = WhitenedDecoder(statistics, rule, shard.titles, means=self._means, device=device)
 
     def search(self, request: ShardRequest) -> ShardAnswer:
-        if isinstance(request, LocalRequest):
-            return local_candidates(self.shard, request)
-        return self._linear[request.decoder].top_k(request.queries, request.k, request.excluded)
+        match request:
+            case LocalRequest():
+                return local_candidates(self.shard, request)
+            case VectorsRequest():
+                return item_vectors(self.shard, request)
+            case ReasonsRequest():
+                return reasons(self.shard, request)
+        decoder = self._linear[request.decoder]
+        barred = barred_items(decoder.item_indexes, request.excluded, request.allowed)
+        return decoder.top_k(request.queries, request.k, barred)
 
     def holdings(self) -> ShardHoldings:
         statistics = self.shard.statistics
@@ -130,16 +142,17 @@ class LinearExchange:
     def __init__(self, request: SearchRequest, num_shards: int) -> None:
         self._request = request
         self._num_shards = num_shards
-        self._parts: list[TopK] = []
+        self._parts: list[TopK] | None = None
 
     def requests(self) -> Mapping[int, ShardRequest]:
-        return {} if self._parts else dict.fromkeys(range(self._num_shards), self._request)
+        return dict.fromkeys(range(self._num_shards), self._request) if self._parts is None else {}
 
     def add(self, answers: Mapping[int, ShardAnswer]) -> None:
         self._parts = [answer for answer in answers.values() if isinstance(answer, TopK)]
 
     def top_k(self) -> TopK:
-        return merge_top_k(self._parts, self._request.k)
+        nothing = TopK.padding(len(self._request.queries), self._request.k)
+        return merge_top_k([nothing, *(self._parts or ())], self._request.k)
 
 
 class LocalExchange:
@@ -161,4 +174,4 @@ class LocalExchange:
             self._is_first_round = False
 
     def top_k(self) -> TopK:
-        return self._merge.top_k(self._request.k, excluded=self._request.excluded)
+        return self._merge.top_k(self._request.k, excluded=self._request.excluded, allowed=self._request.allowed)

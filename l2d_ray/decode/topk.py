@@ -21,6 +21,11 @@ class TopK:
     ids: NDArray[np.int64]
     scores: NDArray[np.float64]
 
+    @classmethod
+    def padding(cls, num_queries: int, k: int) -> TopK:
+        """Nothing found."""
+        return cls(np.full((num_queries, k), -1, dtype=np.int64), np.full((num_queries, k), -np.inf))
+
 
 def merge_top_k(parts: Sequence[TopK], k: int) -> TopK:
     """Top-k of the union of the parts' items (disjoint between parts), whatever the partition and the order of the parts."""

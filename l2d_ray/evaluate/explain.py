@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence
+from l2d_ray.decode.lookup import NearEntry
 from l2d_ray.evaluate.report import Reason
-from l2d_ray.index.search import squared_distances
-from l2d_ray.index.shard import Shard
 from l2d_ray.schema import TRAIN
 
 SHOWN_HISTORY = 3
-
-
-@dataclass(frozen=True)
-class NearEntry:
-    """A memory entry and its L2 distance from the request."""
-
-    sample_id: int
-    distance: float
-
-
-def nearest_entries_of_item(shards: Iterable[Shard], query: NDArray[np.float32], item_index: int, count: int) -> list[NearEntry]:
-    """The item's entries nearest to a query (d,), by (distance, sample_id); all of them are in one shard."""
-    for shard in shards:
-        positions = shard.positions_of_item(item_index)
-        if len(positions):
-            distances = np.sqrt(squared_distances(query, shard.vectors_at(positions)))
-            ids = shard.sample_ids_at(positions)
-            order = np.lexsort((ids, distances))[:count]
-            return [NearEntry(int(ids[i]), float(distances[i])) for i in order]
-    return []
 
 
 def reasons_of(entries: Sequence[NearEntry], sample_id_to_titles: Mapping[int, tuple[tuple[str, ...], str]]) -> tuple[Reason, ...]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.titles import clean_title
 from l2d_ray.decode.decoder import HistoryItem, PromptWriter, edge_scores
+from l2d_ray.decode.restriction import ascending
 from l2d_ray.decode.search import SearchRequest
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
@@ -67,7 +68,8 @@ class RecommendationLogic:
             decoder=request.decoder or self.settings.decoder,
             k=request.k,
             num_neighbors=request.num_neighbors or self.settings.num_neighbors,
-            excluded=(np.array(sorted(banned), dtype=np.int64),),
+            excluded=(ascending(banned),),
+            allowed=(None,),
         )
 
     def name_items(self, found: TopK, request: SearchRequest) -> list[RecommendedItem]:

@@ -1,6 +1,6 @@
 """The laws of the three decoders and of their merge, against brute force in plain numpy, on toys with many exact ties."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pytest
@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2d_ray.decode.linear import WhitenedDecoder, WhitenedRule, precision_matrix
-from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
+from l2d_ray.decode.local_merge import LearntSpread
+from l2d_ray.decode.restriction import ascending
+from l2d_ray.decode.search import SearchRequest, ShardSearcher, begin_search, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard, shard_of_arrays
@@ -34,11 +36,13 @@ def search(
     *,
     k: int = 5,
     num_neighbors: int = 10,
-    excluded: Sequence[Sequence[int]] | None = None,
+    excluded: Sequence[Collection[int]] | None = None,
+    allowed: Sequence[Collection[int] | None] | None = None,
 ) -> TopK:
     pooled = PooledStatistics.of([shard.statistics for shard in shards])
-    banned = tuple(np.array(sorted(e), dtype=np.int64) for e in excluded or [[]] * len(queries))
-    request = SearchRequest(queries, decoder, k, num_neighbors, banned)
+    banned = tuple(map(ascending, excluded or [[]] * len(queries)))
+    only = tuple(None if items is None else ascending(items) for items in allowed or [None] * len(queries))
+    request = SearchRequest(queries, decoder, k, num_neighbors, banned, only)
     return search_shards([ShardSearcher(s, pooled, DecoderSettings()) for s in shards], request)
 
 
@@ -157,6 +161,52 @@ def test_exclusion_removes_exactly_those_items(drawn, decoder: DecoderName, bann
     cut = search(shards, queries, decoder, k=NUM_ITEMS, excluded=[sorted(banned)] * len(queries))
     for before, after in zip(full.ids, cut.ids, strict=True):
         assert [i for i in before if i >= 0 and i not in banned] == [i for i in after if i >= 0]
+
+
+only_or_any = st.none() | st.sets(st.integers(-1, NUM_ITEMS + 3))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    memories(),
+    st.sampled_from(["global", "local", "whitened"]),
+    st.lists(st.tuples(only_or_any, st.sets(st.integers(0, NUM_ITEMS - 1))), min_size=3, max_size=3),
+    st.integers(1, 15),
+)
+def test_a_restriction_ranks_exactly_what_it_permits_before_the_top_k(drawn, decoder: DecoderName, limits, k: int):
+    """Brute force: rank everything, strike what is not permitted, cut. Each query of the batch has a restriction of its own."""
+    memory, shards, queries = drawn
+    allowed, excluded = [only for only, _ in limits], [banned for _, banned in limits]
+    everything = search([memory], queries, decoder, k=NUM_ITEMS, num_neighbors=20)
+    found = search(shards, queries, decoder, k=k, num_neighbors=20, excluded=excluded, allowed=allowed)
+    for query, (only, banned) in enumerate(limits):
+        pairs = zip(everything.ids[query].tolist(), everything.scores[query].tolist(), strict=True)
+        kept = [(i, s) for i, s in pairs if i >= 0 and i not in banned and (only is None or i in only)][:k]
+        assert found.ids[query].tolist() == [i for i, _ in kept] + [-1] * (k - len(kept))
+        assert found.scores[query, : len(kept)].tolist() == [s for _, s in kept]
+
+
+@settings(max_examples=60, deadline=None)
+@given(memories(), st.sampled_from(["global", "local", "whitened"]), st.sets(st.integers(0, 5)))
+def test_without_some_shards_the_others_answer_as_if_they_were_all(drawn, decoder: DecoderName, silent: set[int]):
+    """What is lost is what those shards hold; the search ends, also where nobody answers."""
+    _, shards, queries = drawn
+    answering = [shard for number, shard in enumerate(shards) if number not in silent]
+    pooled = PooledStatistics.of([shard.statistics for shard in shards])
+    searchers = [ShardSearcher(shard, pooled, DecoderSettings()) for shard in shards]
+    nothing = (np.zeros(0, dtype=np.int64),) * len(queries)
+    exchange = begin_search(
+        SearchRequest(queries, decoder, 5, 1000, nothing, (None,) * len(queries)), [len(shard) for shard in shards], LearntSpread()
+    )
+    num_rounds = 0
+    while asked := exchange.requests():
+        num_rounds += 1
+        exchange.add({shard: searchers[shard].search(question) for shard, question in asked.items() if shard not in silent})
+    assert num_rounds <= 2
+    some = [searcher for searcher in searchers if searcher.shard in answering]
+    request = SearchRequest(queries, decoder, 5, 1000, nothing, (None,) * len(queries))
+    expected = search_shards(some, request).ids if some else np.full((len(queries), 5), -1)
+    np.testing.assert_array_equal(exchange.top_k().ids, expected)
 
 
 def test_an_item_with_one_entry_is_represented_by_that_entry():

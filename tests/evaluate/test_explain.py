@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from l2d_ray.evaluate.explain import nearest_entries_of_item
+from l2d_ray.decode.lookup import nearest_entries_of_item
 from l2d_ray.index.layout import load_shards
 from l2d_ray.index.search import squared_distances
 from l2d_ray.memory.update import forget_users

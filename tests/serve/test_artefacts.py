@@ -124,7 +124,7 @@ def test_global_and_whitened_open_no_file_of_an_entry(copies, tiny_run):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     searchers = [pinned.load_searcher(shard, device="cpu") for shard in range(NUM_SHARDS)]
     for decoder in pinned.decoders:
-        request = SearchRequest(np.ones((1, 32), dtype=np.float32), decoder, 5, 10, (np.zeros(0, dtype=np.int64),))
+        request = SearchRequest(np.ones((1, 32), dtype=np.float32), decoder, 5, 10, (np.zeros(0, dtype=np.int64),), (None,))
         expected = tiny_run.oracle.search(request.queries, 5, decoder=decoder)
         np.testing.assert_array_equal(search_shards(searchers, request).ids, expected.ids)
     assert [searcher.holdings().has_entries for searcher in searchers] == [False] * NUM_SHARDS

@@ -1,0 +1,86 @@
+"""What a shard tells of single items: the vectors that represent them, and the entries that speak for them at a query.
+
+The entries of an item that lie nearest to a query are the training samples in which somebody with a like history chose it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2d_ray.index.search import squared_distances
+from l2d_ray.index.shard import Shard
+
+
+@dataclass(frozen=True, eq=False)
+class VectorsRequest:
+    """The representations of items (m,); a shard answers for those it has."""
+
+    item_indexes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ItemVectors:
+    """Items (m,) int64 ascending, and their representations (m, d) float32."""
+
+    item_indexes: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class ReasonsRequest:
+    """For each of b queries (b, d) the ``count`` nearest entries of each of its items; a shard answers for those it has."""
+
+    queries: NDArray[np.float32]
+    item_indexes: tuple[NDArray[np.int64], ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class NearEntry:
+    """A memory entry and its L2 distance from the request."""
+
+    sample_id: int
+    distance: float
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """For each query, by item, its nearest entries, nearest first; items of other shards, and those without entries, are missing."""
+
+    entries: tuple[dict[int, tuple[NearEntry, ...]], ...]
+
+
+def item_vectors(shard: Shard, request: VectorsRequest) -> ItemVectors:
+    """The means of the items' entries."""
+    statistics = shard.statistics
+    wanted = np.unique(request.item_indexes)
+    places = np.flatnonzero(np.isin(statistics.item_indexes, wanted))
+    means = statistics.sums[places] / statistics.counts[places, None]
+    return ItemVectors(statistics.item_indexes[places], means.astype(np.float32))
+
+
+def reasons(shard: Shard, request: ReasonsRequest) -> Reasons:
+    """What the shard's entries say; ArtefactError where it has none loaded."""
+    per_query = zip(request.queries, request.item_indexes, strict=True)
+    return Reasons(tuple(_reasons_of(shard, query, items, request.count) for query, items in per_query))
+
+
+def nearest_entries_of_item(shards: Iterable[Shard], query: NDArray[np.float32], item_index: int, count: int) -> list[NearEntry]:
+    """The item's entries nearest to a query (d,), by (distance, sample_id); all of them are in one shard."""
+    for shard in shards:
+        positions = shard.positions_of_item(item_index)
+        if len(positions):
+            distances = np.sqrt(squared_distances(query, shard.vectors_at(positions)))
+            ids = shard.sample_ids_at(positions)
+            order = np.lexsort((ids, distances))[:count]
+            return [NearEntry(int(ids[i]), float(distances[i])) for i in order]
+    return []
+
+
+def _reasons_of(shard: Shard, query: NDArray[np.float32], items: NDArray[np.int64], count: int) -> dict[int, tuple[NearEntry, ...]]:
+    found = {int(item): tuple(nearest_entries_of_item([shard], query, int(item), count)) for item in items}
+    return {item: entries for item, entries in found.items() if entries}
