@@ -4,8 +4,9 @@
     ray job submit --working-dir . -- python -m jobs.build_index --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
 Needs jobs.build_memory. Re-sharding is running this again with another number: the memory is not touched. index.kind=statistics makes an
-index without entries, for global and whitened decoding. After users were forgotten, index.extend=false index.keep_previous=false also
-takes their entries from the index's files; until then they are only marked as dead.
+index without entries, for global and whitened decoding. Titles are encoded too, so that items without entries have a representation
+(memory.titles); an index that is extended encodes new titles alone. After users were forgotten, index.extend=false
+index.keep_previous=false also takes their entries from the index's files; until then they are only marked as dead.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from l2d_ray.index.on_ray import build_index
 from l2d_ray.index.plan import IndexOptions
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.loading import read_metadata, resolve_device
+from l2d_ray.model.on_ray import EncoderSpec, title_encoder
 
 
 def main(config: RunConfig) -> dict[str, Any]:
     started, settings = time.monotonic(), config.index
     memory = Memory.open(config.memory_uri, fingerprint=read_metadata(config.checkpoint_dir)["fingerprint"])
+    spec = EncoderSpec(str(config.checkpoint_dir), resolve_device(config.device), config.memory.batch_tokens)
     options = IndexOptions(
         kind=settings.kind,
         device=resolve_device(settings.device),
@@ -34,7 +37,7 @@ def main(config: RunConfig) -> dict[str, Any]:
         keeps_previous=settings.keep_previous,
     )
     with connect(config.ray.address, config.ray.num_cpus):
-        built = build_index(memory, settings.num_shards, config.index_dir, options=options)
+        built = build_index(memory, settings.num_shards, config.index_dir, options=options, encode_titles=title_encoder(spec))
     return {
         "job": "build_index",
         "index_dir": str(config.index_dir),

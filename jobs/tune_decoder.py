@@ -58,6 +58,7 @@ def main(config: RunConfig) -> dict[str, Any]:
     counts = counts_of(memory, index.catalogue(), shards, list(half_life_s_to_decay.values()))
     half_life_s_to_counts = dict(zip(half_life_s_to_decay, counts, strict=True))
     grids = make_grids(config.decoder, tuple(half_life_s_to_decay))
+    grids = grids if index.manifest.has_titles else grids.without_titles()
     with tqdm(total=grids.num_trials(has_entries=shards[0].has_entries), desc="decoder trials", unit="trial") as progress:
         decayed = half_life_s_to_counts.__getitem__
         tuned = tune(split.queries, shards, index.pooled(), score, grids=grids, decayed=decayed, on_trial=progress.update)
@@ -112,6 +113,7 @@ def make_grids(settings: DecoderConfig, half_lives_s: tuple[int | None, ...]) ->
         prior_weight=settings.prior_weights,
         prior_smoothing=settings.prior_smoothings,
         half_lives_s=half_lives_s,
+        cold_count=settings.cold_counts,
     )
 
 

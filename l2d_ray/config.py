@@ -158,6 +158,11 @@ class DecoderConfig(Section):
     prior_smoothings: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.1, 1.0), min_length=1, description="What is added to an item's count in the prior."
     )
+    cold_counts: tuple[Annotated[float, Field(ge=0)] | None, ...] = Field(
+        (None, 0.0, 0.1, 0.3, 1.0, 3.0),
+        min_length=1,
+        description="Entries that the prior takes an item without any for, which its title represents; null: it is not recommended.",
+    )
     half_lives_days: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0, 15, 30, 60, 120, 360),
         description="Times in which an entry's weight in the prior halves; 0: never. The memory takes the best one. Empty: its own stays.",

@@ -1,7 +1,7 @@
 """Toy data with a pattern that a model can learn, a tiny model, and a whole run built in one process: what the Ray tests must equal."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target, UserSequence, iter_sequences, write_part
 from l2d_ray.index.layout import IndexManifest
 from l2d_ray.index.plan import IndexOptions, finish_index, make_shard, plan_index
+from l2d_ray.index.titles import EncodeTitles
 from l2d_ray.memory.entries import entries_table
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.encoder import Encoder
@@ -111,7 +112,15 @@ def build_toy_run(run_dir: Path, *, num_users: int = 24) -> ToyRun:
     return ToyRun(run_dir / "data", run_dir / "checkpoint", memory.append(memory.write(table), message="toy"))
 
 
-def build_toy_index(memory: Memory, index_dir: Path, num_shards: int, **options: Any) -> IndexManifest:
+def build_toy_index(
+    memory: Memory, index_dir: Path, num_shards: int, *, encode_titles: EncodeTitles | None = None, **options: Any
+) -> IndexManifest:
     """The index of a memory, without Ray; options as in ``IndexOptions``."""
     plan = plan_index(memory, num_shards, index_dir, options=IndexOptions(**options))
-    return finish_index(plan, memory, [make_shard(plan, shard) for shard in range(num_shards)])
+    return finish_index(plan, memory, [make_shard(plan, shard) for shard in range(num_shards)], encode_titles=encode_titles)
+
+
+def letter_states(titles: Sequence[str], *, dim: int) -> np.ndarray:
+    """(n, dim) float16 states of titles that need no model: how often each of some letters stands in a title."""
+    letters = "aeioutnsrhldcumfpgwybvkxjq"[:dim]
+    return np.array([[title.lower().count(letter) for letter in letters] for title in titles], dtype=np.float16)

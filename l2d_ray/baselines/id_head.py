@@ -27,6 +27,7 @@ from l2d_ray.decode.linear import WhitenedRule
 from l2d_ray.errors import DataError
 from l2d_ray.evaluate.metrics import ndcg_values, target_ranks
 from l2d_ray.memory.statistics import ItemStatistics
+from l2d_ray.memory.titles import TitleStates
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,14 @@ class LinearScores:
     offsets: NDArray[np.float32]
 
 
-def whitened_start(statistics: ItemStatistics, rule: WhitenedRule, *, num_items: int) -> LinearScores:
-    """The whitened decoder as a linear layer; items without entries get zeros."""
-    rows = rule.representations(statistics, statistics.means()).astype(np.float64)
+def whitened_start(statistics: ItemStatistics, rule: WhitenedRule, titles: TitleStates | None = None, *, num_items: int) -> LinearScores:
+    """The whitened decoder as a linear layer; items that it does not rank get zeros."""
+    items = rule.represent(statistics, titles)
+    rows = items.representations.astype(np.float64)
     whitened = rows @ rule.precision
     weights, offsets = np.zeros((num_items, rows.shape[1]), np.float32), np.zeros(num_items, np.float32)
-    weights[statistics.item_indexes] = whitened
-    offsets[statistics.item_indexes] = rule.priors(statistics) - (whitened * rows).sum(axis=1) / 2
+    weights[items.item_indexes] = whitened
+    offsets[items.item_indexes] = items.priors - (whitened * rows).sum(axis=1) / 2
     return LinearScores(weights, offsets)
 
 

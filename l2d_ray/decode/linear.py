@@ -3,29 +3,28 @@
 L2D-G ranks by the distance |h - c_v| (arXiv 2509.11524); its scores here are -|h - c_v|^2, the root is taken at the edge. L2D-W scores
 
     h' P r_v - r_v' P r_v / 2 + beta log(m_v + epsilon),
-    P = S^-1,  S = (1 - s) W + s tr(W)/d I,  r_v = (n_v c_v + kappa c) / (n_v + kappa),
+    P = S^-1,  S = (1 - s) W + s tr(W)/d I,  r_v = (n_v c_v + kappa p_v) / (n_v + kappa),
 
 W the pooled within-item covariance and s its shrinkage: the nearest-class-mean rule (linear discriminant analysis) with a prior. n_v is the
 item's count, and m_v the decayed one where the memory has a half-life, so that the prior follows what is chosen now. Means of few entries
-are noisy; kappa shrinks them toward the mean c of all entries, which is what their posterior mean does under a normal prior. Both
-decoders are a matrix product plus an offset, searched exactly by ``index.search``.
+are noisy; kappa shrinks them toward what is known without them, p_v: what the item's title says (``memory.titles``), or the mean of all
+entries. That is their posterior mean under a normal prior. An item without any entry is represented by its title alone, and counts in the
+prior as ``cold_count`` entries. Both decoders are a matrix product plus an offset, searched exactly by ``index.search``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from l2d_ray.decode.restriction import Excluded
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.decode.topk import TopK
 from l2d_ray.index.search import RowBlocks, smallest, squared_distances
 from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics
-
-Excluded = Sequence[NDArray[np.int64]]
-"""For each query the item indexes that must not be recommended."""
+from l2d_ray.memory.titles import TitleMap, TitleStates
 
 BIAS_BLOCK = 256
 REPRESENTATION_BLOCK = 8192
@@ -63,15 +62,32 @@ class GlobalDecoder:
 
 
 @dataclass(frozen=True, eq=False)
+class RepresentedItems:
+    """What the whitened decoder ranks.
+
+    Attributes:
+        item_indexes: (v,) int64, ascending.
+        representations: (v, d) float32, r_v.
+        priors: (v,) float64, beta log(m_v + epsilon).
+    """
+
+    item_indexes: NDArray[np.int64]
+    representations: NDArray[np.float32]
+    priors: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
 class WhitenedRule:
     """The rule above, the same for all shards.
 
     Attributes:
         precision: (d, d) float64, P.
-        center: (d,) float64, c.
+        center: (d,) float64, the mean of all entries: p_v where there is no title map.
         mean_shrinkage: kappa.
         prior_weight: beta.
         prior_smoothing: epsilon.
+        title_map: from a title's state to p_v.
+        cold_count: m_v of items without entries; None: they are not ranked.
     """
 
     precision: NDArray[np.float64]
@@ -79,49 +95,80 @@ class WhitenedRule:
     mean_shrinkage: float
     prior_weight: float
     prior_smoothing: float
+    title_map: TitleMap | None = None
+    cold_count: float | None = None
 
     @classmethod
     def of(cls, pooled: PooledStatistics, settings: DecoderSettings) -> WhitenedRule:
         precision = precision_matrix(pooled.within_covariance, settings.shrinkage)
-        return cls(precision, pooled.mean, settings.mean_shrinkage, settings.prior_weight, settings.prior_smoothing)
+        return cls(
+            precision,
+            pooled.mean,
+            settings.mean_shrinkage,
+            settings.prior_weight,
+            settings.prior_smoothing,
+            title_map=pooled.title_map if settings.shrinks_to_titles else None,
+            cold_count=settings.cold_count,
+        )
 
-    def representations(self, statistics: ItemStatistics, means: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(v, d) float32: r_v; ``means`` themselves where nothing shrinks."""
+    def represent(
+        self, statistics: ItemStatistics, titles: TitleStates | None = None, *, means: NDArray[np.float32] | None = None
+    ) -> RepresentedItems:
+        """The items that have entries; with titles, where the rule has a map and a count for cold items, those that have none too.
+
+        Args:
+            means: the statistics' (v, d) means, where they are at hand already; they are given back where nothing shrinks.
+        """
+        means = statistics.means() if means is None else means
+        if titles is None or self.title_map is None:
+            return RepresentedItems(
+                statistics.item_indexes, self._shrunk(means, statistics.counts, self.center), self._priors(statistics.decayed_counts)
+            )
+        places = titles.places_of(statistics.item_indexes)
+        if self.cold_count is None:
+            known = self.title_map.means(titles.states[places])
+            return RepresentedItems(
+                statistics.item_indexes, self._shrunk(means, statistics.counts, known), self._priors(statistics.decayed_counts)
+            )
+        representations, decayed = self.title_map.means(titles.states), np.full(len(titles.item_indexes), self.cold_count)
+        representations[places] = self._shrunk(means, statistics.counts, representations[places])
+        decayed[places] = statistics.decayed_counts
+        return RepresentedItems(titles.item_indexes, representations, self._priors(decayed))
+
+    def _shrunk(
+        self, means: NDArray[np.float32], counts: NDArray[np.int64], known: NDArray[np.float32] | NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """(v, d) float32: means (v, d) of so many entries, shrunk toward ``known``, (v, d) or (d,)."""
         if not self.mean_shrinkage:
             return means
         found = np.empty_like(means)
         for start in range(0, len(means), REPRESENTATION_BLOCK):
             rows = slice(start, start + REPRESENTATION_BLOCK)
-            share = (statistics.counts[rows] / (statistics.counts[rows] + self.mean_shrinkage))[:, None]
-            found[rows] = share * means[rows] + (1 - share) * self.center
+            share = (counts[rows] / (counts[rows] + self.mean_shrinkage))[:, None]
+            found[rows] = share * means[rows] + (1 - share) * (known[rows] if known.ndim > 1 else known)
         return found
 
-    def priors(self, statistics: ItemStatistics) -> NDArray[np.float64]:
-        """(v,) beta log(m_v + epsilon)."""
-        logs: NDArray[np.float64] = np.log(statistics.decayed_counts + self.prior_smoothing)
+    def _priors(self, decayed_counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        logs: NDArray[np.float64] = np.log(decayed_counts + self.prior_smoothing)
         return self.prior_weight * logs
 
 
 class WhitenedDecoder:
-    """L2D-W over the items of one shard.
-
-    Args:
-        means: the statistics' (v, d) means, where they are at hand already.
-    """
+    """L2D-W over the items of one shard; arguments are those of ``WhitenedRule.represent``."""
 
     def __init__(
         self,
         statistics: ItemStatistics,
         rule: WhitenedRule,
+        titles: TitleStates | None = None,
         *,
         means: NDArray[np.float32] | None = None,
         device: str = "cpu",
     ) -> None:
-        self.item_indexes = statistics.item_indexes
+        items = rule.represent(statistics, titles, means=means)
+        self.item_indexes, self._rows = items.item_indexes, items.representations
         self._precision = rule.precision
-        means = statistics.means() if means is None else means
-        self._rows = rule.representations(statistics, means)
-        self._offsets = (_quadratic_forms(self._rows, rule.precision) - 2 * rule.priors(statistics)).astype(np.float32)
+        self._offsets = (_quadratic_forms(self._rows, rule.precision) - 2 * items.priors).astype(np.float32)
         self._blocks = RowBlocks(self._rows, self._offsets, device=device)
         self._own_bytes = 0 if self._rows is means else self._rows.nbytes
 

@@ -25,6 +25,8 @@ class DecoderSettings:
     prior_weight: float = 2.0
     prior_smoothing: float = 1.0
     mean_shrinkage: float = 4.0
+    shrinks_to_titles: bool = True
+    cold_count: float | None = None
 
     def to_json(self) -> str:
         """With a hash, so that a changed digit is not taken for a setting."""

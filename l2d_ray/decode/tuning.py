@@ -5,7 +5,7 @@ Pure: knows neither files nor metrics; ``score`` is given the ranked items of al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from l2d_ray.decode.local_merge import LocalMerge
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.index.shard import Shard
 from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics, merge_statistics
+from l2d_ray.memory.titles import TitleStates
 
 QUERIES_PER_BLOCK = 256
 NUM_RANKED = 100
@@ -35,6 +36,7 @@ class Grids:
 
     Attributes:
         half_lives_s: of the prior's decayed counts; None: no decay.
+        shrinks_to_titles, cold_count: tried where the shards have titles.
     """
 
     num_neighbors: tuple[int, ...]
@@ -43,25 +45,29 @@ class Grids:
     prior_weight: tuple[float, ...]
     prior_smoothing: tuple[float, ...]
     half_lives_s: tuple[int | None, ...] = (None,)
+    shrinks_to_titles: tuple[bool, ...] = (False, True)
+    cold_count: tuple[float | None, ...] = (None,)
+
+    def without_titles(self) -> Grids:
+        """For shards that have none."""
+        return replace(self, shrinks_to_titles=(False,), cold_count=(None,))
 
     def num_trials(self, *, has_entries: bool) -> int:
         """How many trials ``tune`` makes."""
-        whitened = sum(map(len, (self.shrinkage, self.mean_shrinkage, self.prior_weight, self.prior_smoothing, self.half_lives_s)))
-        return NUM_PASSES * whitened + 1 + has_entries * len(self.num_neighbors)
+        return 1 + NUM_PASSES * len(self.changes()) + 1 + has_entries * len(self.num_neighbors)
 
     def start(self) -> DecoderSettings:
         """The defaults, where the grids hold them."""
         defaults = DecoderSettings()
-        names = ("shrinkage", "mean_shrinkage", "prior_weight", "prior_smoothing")
+        names = ("shrinkage", "mean_shrinkage", "prior_weight", "prior_smoothing", "shrinks_to_titles", "cold_count")
         outside = {name: getattr(self, name)[0] for name in names if getattr(defaults, name) not in getattr(self, name)}
         return replace(defaults, **outside)
 
-    def changes(self) -> Iterator[tuple[str, Any]]:
-        """(name of a setting or half_life_s, value), in the order in which they are tried."""
-        for name in ("prior_weight", "shrinkage", "mean_shrinkage"):
-            yield from ((name, value) for value in getattr(self, name))
-        yield from (("half_life_s", value) for value in self.half_lives_s)
-        yield from (("prior_smoothing", value) for value in self.prior_smoothing)
+    def changes(self) -> list[tuple[str, Any]]:
+        """(name of a setting or half_life_s, value), in the order in which they are tried; nothing of a setting with one value."""
+        names = ("prior_weight", "shrinkage", "shrinks_to_titles", "mean_shrinkage", "half_lives_s", "prior_smoothing", "cold_count")
+        tried = [name for name in names if len(getattr(self, name)) > 1]
+        return [("half_life_s" if name == "half_lives_s" else name, value) for name in tried for value in getattr(self, name)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ def tune(
     """
     trials: list[Trial] = []
     statistics, device = merge_statistics([shard.statistics for shard in shards]), shards[0].device
+    titled = [shard.titles for shard in shards if shard.titles is not None]
+    titles = TitleStates.joined(titled) if len(titled) == len(shards) else None
 
     def note(candidate: Trial, ranked: NDArray[np.int64]) -> Trial:
         trials.append(replace(candidate, score=score(ranked)))
@@ -117,11 +125,11 @@ def tune(
 
     def attempt(candidate: Trial) -> Trial:
         rule = WhitenedRule.of(pooled, candidate.settings)
-        decoder = WhitenedDecoder(statistics_of(candidate.half_life_s), rule, means=means, device=device)
+        decoder = WhitenedDecoder(statistics_of(candidate.half_life_s), rule, titles, means=means, device=device)
         return note(candidate, decoder.top_k(queries, NUM_RANKED).ids)
 
     means = statistics.means()
-    whitened = Trial(grids.start(), grids.half_lives_s[0], -np.inf)
+    whitened = attempt(Trial(grids.start(), grids.half_lives_s[0], np.nan))
     for _ in range(NUM_PASSES):
         for name, value in grids.changes():
             whitened = max(whitened, attempt(whitened.changed(name, value)), key=lambda trial: trial.score)

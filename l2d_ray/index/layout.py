@@ -5,6 +5,7 @@
     INDEX/v7-0123456789ab/     the generation that the manifest names; the one before it stays until the next swap
         items.parquet          the catalogue that item_index refers to
         within_covariance.npy, mean.npy    (d, d) and (d,) float64, pooled over all shards
+        titles-00000.*.npy ..., title_map.npy   see index.titles; absent where titles were not encoded
         shard-00000/ ...
 
 An index is derived data: it is refused where its fingerprint is not the model's, and rebuilt from the memory at any time. Who opens it
@@ -16,9 +17,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +30,10 @@ from l2d_ray.errors import ArtefactError, ConflictError
 from l2d_ray.index.build import IndexKind
 from l2d_ray.index.sealed import REMEDY, Summary, read_summary, seal
 from l2d_ray.index.shard import SUMMARY, Shard, load_shard, verify_shard
+from l2d_ray.index.titles import TITLE_MAP, titles_files
 from l2d_ray.memory.commits import writing
 from l2d_ray.memory.statistics import PooledStatistics
+from l2d_ray.memory.titles import TitleMap, TitleStates
 
 MANIFEST: Final = "manifest.json"
 LOCK: Final = "lock"
@@ -49,6 +52,7 @@ class IndexManifest:
         digest: the memory version's, 16 hexadecimal digits.
         half_life_s, reference_time: of the decayed counts.
         statistics_bytes, entries_bytes: what serving keeps in memory for each shard's statistics and, on top, for its entries.
+        has_titles: whether the states of titles are in it.
     """
 
     memory_version: int
@@ -65,6 +69,7 @@ class IndexManifest:
     reference_time: int
     statistics_bytes: tuple[int, ...]
     entries_bytes: tuple[int, ...]
+    has_titles: bool
 
     @property
     def largest_share(self) -> float:
@@ -94,11 +99,21 @@ class Index:
 
     def pooled(self) -> PooledStatistics:
         """What all shards share."""
-        return PooledStatistics(*(np.load(self._verified(f"{name}.npy"), allow_pickle=False) for name in POOLED))
+        pooled = PooledStatistics(*(np.load(self._verified(f"{name}.npy"), allow_pickle=False) for name in POOLED))
+        name = f"{self.manifest.generation}/{TITLE_MAP}"
+        return replace(pooled, title_map=TitleMap(self.summary.array(name))) if name in self.summary.files else pooled
+
+    def titles(self, shard: int) -> TitleStates | None:
+        """States of the titles of a shard's items, memory-mapped; None where titles were not encoded."""
+        if not self.manifest.has_titles:
+            return None
+        items, states = (f"{self.manifest.generation}/{name}" for name in titles_files(shard))
+        return TitleStates(self.summary.array(items), self.summary.array(states, in_memory=False))
 
     def shard(self, shard: int, *, device: str = "cpu", with_entries: bool = True) -> Shard:
         """A shard; ArtefactError names a file that is missing or changed. Without entries no file of an entry is opened."""
-        return load_shard(self._verified(f"{shard_dir(Path(), shard)}/{SUMMARY}").parent, device=device, with_entries=with_entries)
+        loaded = load_shard(self._verified(f"{shard_dir(Path(), shard)}/{SUMMARY}").parent, device=device, with_entries=with_entries)
+        return replace(loaded, titles=self.titles(shard))
 
     def shards(self, *, device: str = "cpu", with_entries: bool = True) -> list[Shard]:
         """Every shard, for one process that does it all."""
@@ -155,8 +170,14 @@ def load_shards(index_dir: Path, *, device: str = "cpu", with_entries: bool = Tr
     return open_index(index_dir).shards(device=device, with_entries=with_entries)
 
 
-def publish(index_dir: Path, manifest: IndexManifest, *, catalogue: Catalogue, pooled: PooledStatistics) -> None:
-    """Swap in the generation whose sealed shards stand in their places: readers find the old index or the new one, never none."""
+def publish(
+    index_dir: Path, manifest: IndexManifest, *, catalogue: Catalogue, pooled: PooledStatistics, titles: Sequence[str] = ()
+) -> None:
+    """Swap in the generation whose sealed shards stand in their places: readers find the old index or the new one, never none.
+
+    Args:
+        titles: names of the generation's files of titles.
+    """
     generation_dir = index_dir / manifest.generation
     catalogue.write(generation_dir / CATALOGUE)
     for name in POOLED:
@@ -165,7 +186,7 @@ def publish(index_dir: Path, manifest: IndexManifest, *, catalogue: Catalogue, p
     seal(
         index_dir / MANIFEST,
         asdict(manifest),
-        [*(f"{manifest.generation}/{name}" for name in (CATALOGUE, *(f"{name}.npy" for name in POOLED))), *shards],
+        [*(f"{manifest.generation}/{name}" for name in (CATALOGUE, *(f"{name}.npy" for name in POOLED), *titles)), *shards],
     )
 
 

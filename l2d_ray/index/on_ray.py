@@ -13,6 +13,7 @@ from l2d_ray.errors import L2DError
 from l2d_ray.index.build import ShardSummary
 from l2d_ray.index.layout import IndexManifest, only_builder
 from l2d_ray.index.plan import DEFAULTS, Action, IndexOptions, IndexPlan, finish_index, make_shard, plan_index
+from l2d_ray.index.titles import EncodeTitles
 from l2d_ray.memory.table import Memory
 
 
@@ -25,14 +26,27 @@ class IndexBuild:
     reason: str
 
 
-def build_index(memory: Memory, num_shards: int, index_dir: Path, *, options: IndexOptions = DEFAULTS) -> IndexBuild:
-    """Bring the index to the memory's open version; ConflictError where another process does that just now."""
+def build_index(
+    memory: Memory,
+    num_shards: int,
+    index_dir: Path,
+    *,
+    options: IndexOptions = DEFAULTS,
+    encode_titles: EncodeTitles | None = None,
+) -> IndexBuild:
+    """Bring the index to the memory's open version; ConflictError where another process does that just now.
+
+    Args:
+        encode_titles: with the memory's model; without it a new index has no states of titles, so none of items without entries.
+    """
     plan = plan_index(memory, num_shards, index_dir, options=options)
     if plan.base is not None and plan.action == "reused":
         return IndexBuild(plan.base.manifest, plan.action, plan.reason)
     with only_builder(index_dir):
         plan = plan_index(memory, num_shards, index_dir, options=options)  # another one may just have ended
-        manifest = plan.base.manifest if plan.base and plan.action == "reused" else finish_index(plan, memory, _make_shards(plan))
+        if plan.base is not None and plan.action == "reused":
+            return IndexBuild(plan.base.manifest, plan.action, plan.reason)
+        manifest = finish_index(plan, memory, _make_shards(plan), encode_titles=encode_titles)
     return IndexBuild(manifest, plan.action, plan.reason)
 
 

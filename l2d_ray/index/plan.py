@@ -21,9 +21,10 @@ from l2d_ray.index.extend import REBUILD_FRACTION, Versions, extend_shard
 from l2d_ray.index.kinds import KindChoice, choose_kind
 from l2d_ray.index.layout import Index, IndexManifest, open_index, publish, remove_generations, shard_dir
 from l2d_ray.index.sealed import read_summary
-from l2d_ray.index.shard import SUMMARY, TOTAL, WITHIN_SCATTER
+from l2d_ray.index.shard import SUMMARY, TOTAL, WITHIN_SCATTER, read_statistics
+from l2d_ray.index.titles import EncodeTitles, TitledItems, by_title, write_titles
 from l2d_ray.memory.commits import writing
-from l2d_ray.memory.statistics import PooledStatistics
+from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics
 from l2d_ray.memory.table import Memory
 
 IndexKindChoice = KindChoice | Literal["statistics"]
@@ -128,8 +129,13 @@ def make_shard(plan: IndexPlan, shard: int) -> ShardSummary:
         return extend_shard(versions, plan.base.shard_dir(shard), folder, rebuild_fraction=plan.options.rebuild_fraction)
 
 
-def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSummary]) -> IndexManifest:
+def finish_index(
+    plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSummary], *, encode_titles: EncodeTitles | None = None
+) -> IndexManifest:
     """Swap in the finished shards, in order, and delete what no reader can want any more.
+
+    Args:
+        encode_titles: with the memory's model; without it the index has no states of titles.
 
     Raises ArtefactError where the shards together are not the memory version.
     """
@@ -149,14 +155,27 @@ def finish_index(plan: IndexPlan, memory: Memory, summaries: Sequence[ShardSumma
         digest=f"{memory.digest:016x}",
         half_life_s=memory.half_life_s,
         reference_time=memory.reference_time,
+        has_titles=encode_titles is not None,
         **columns,
     )
     previous = _readable(plan.index_dir)
     with writing(str(plan.index_dir)):
-        publish(plan.index_dir, manifest, catalogue=memory.catalogue, pooled=pooled)
+        titles = [] if encode_titles is None else _write_titles(plan, memory, [read_statistics(shard) for shard in sealed], encode_titles)
+        publish(plan.index_dir, manifest, catalogue=memory.catalogue, pooled=pooled, titles=titles)
     kept = {previous.manifest.generation} if previous is not None and plan.options.keeps_previous else set()
     remove_generations(plan.index_dir, keep={manifest.generation} | kept)
     return manifest
+
+
+def _write_titles(plan: IndexPlan, memory: Memory, statistics: Sequence[ItemStatistics], encode: EncodeTitles) -> list[str]:
+    """Titles of the base index, which has the same shards, are not encoded again."""
+    catalogue = plan.base and plan.base.catalogue()
+
+    def known(shard: int) -> TitledItems:
+        titles = plan.base and plan.base.titles(shard)
+        return by_title(titles, catalogue) if titles and catalogue else {}
+
+    return write_titles(plan.index_dir / plan.generation, memory, statistics, encode, known=known)
 
 
 def _kind(memory: Memory, num_shards: int, options: IndexOptions) -> IndexKind:

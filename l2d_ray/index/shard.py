@@ -28,6 +28,7 @@ from l2d_ray.index.sealed import Summary, read_summary
 from l2d_ray.index.segment import SUMMARY as SEGMENT_SUMMARY
 from l2d_ray.index.segment import Segment, open_search, open_segment
 from l2d_ray.memory.statistics import NO_TIMESTAMP, ItemStatistics
+from l2d_ray.memory.titles import TitleStates
 from l2d_ray.schema import NUM_BUCKETS
 
 SUMMARY: Final = "shard.json"
@@ -97,12 +98,13 @@ class LiveSegment:
 class Shard:
     """Statistics of a shard, and its entries in segments; None where it was loaded or built without entries.
 
-    A position counts through the segments, dead entries included.
+    A position counts through the segments, dead entries included. ``titles`` are of all its items, also those without entries.
     """
 
     statistics: ItemStatistics
     segments: tuple[LiveSegment, ...] | None
     device: str = "cpu"
+    titles: TitleStates | None = None
 
     def __len__(self) -> int:
         """Live entries, also where they are not loaded."""

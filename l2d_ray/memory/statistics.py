@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from l2d_ray.memory.titles import TitledMeans, TitleMap, TitleStates
+
 NO_TIMESTAMP: Final = -1
 WEIGHT_UNIT: Final = 2.0**-32
 """Weights of decayed counts are rounded to whole multiples of this."""
@@ -52,6 +54,10 @@ class ItemStatistics:
         for rows in self._blocks():
             means[rows] = self.sums[rows] / self.counts[rows, None]
         return means
+
+    def titled(self, titles: TitleStates) -> TitledMeans:
+        """What a title map is fitted on."""
+        return TitledMeans(titles.states[titles.places_of(self.item_indexes)], self.counts, self.sums)
 
     def total(self) -> NDArray[np.float64]:
         """(d,) sum of all entries; exact, like the sums."""
@@ -187,10 +193,12 @@ class PooledStatistics:
     Attributes:
         within_covariance: (d, d) float64, of entries about their own item's mean, unbiased where some item has two entries or more.
         mean: (d,) float64, of all entries; zero where there is none.
+        title_map: from a title's state to the mean of the item's entries; None where titles were not encoded.
     """
 
     within_covariance: NDArray[np.float64]
     mean: NDArray[np.float64]
+    title_map: TitleMap | None = None
 
     @classmethod
     def of(cls, parts: Sequence[ItemStatistics]) -> PooledStatistics:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import Target, read_part
 from l2d_ray.errors import L2DError
 from l2d_ray.model.encoder import Encoder
-from l2d_ray.model.loading import load_checkpoint, verify_checkpoint
+from l2d_ray.model.loading import LanguageModel, load_checkpoint, verify_checkpoint
 from l2d_ray.text.harvest import harvest
 from l2d_ray.text.prompts import tokenize_titles
 
@@ -34,6 +35,7 @@ Sink = Callable[[Path, list[Target], NDArray[np.float32]], dict[str, Any]]
 
 
 PARTS_PER_ACTOR = 2
+TITLES_PER_TASK = 65_536
 SWITCH_INTERVAL_S = 0.0002
 """Python's usual 5 ms would hold the encoding thread up after every operation of the model for as long as the other thread computes."""
 
@@ -112,6 +114,31 @@ def encode_parts(
         if isinstance(row.get("error"), L2DError):
             raise row["error"]
         yield row
+
+
+def title_encoder(spec: EncoderSpec) -> Callable[[Sequence[str]], NDArray[np.float16]]:
+    """Encodes titles in tasks, (n, d): the state of a request whose history is the title alone."""
+    verify_checkpoint(Path(spec.checkpoint_dir))
+    task = ray.remote(num_gpus=1 if spec.device == "cuda" else 0)(_title_states)
+
+    def encode(titles: Sequence[str]) -> NDArray[np.float16]:
+        blocks = [titles[start : start + TITLES_PER_TASK] for start in range(0, len(titles), TITLES_PER_TASK)]
+        return np.concatenate(ray.get([task.remote(spec, block) for block in blocks]))
+
+    return encode
+
+
+def _title_states(spec: EncoderSpec, titles: Sequence[str]) -> NDArray[np.float16]:
+    encoder, language_model = _loaded(spec)
+    found = tokenize_titles(language_model.tokenizer, titles, language_model.settings.max_title_tokens)
+    return encoder.encode([language_model.prompts.prompt([title]) for title in found]).astype(np.float16)
+
+
+@lru_cache(maxsize=1)
+def _loaded(spec: EncoderSpec) -> tuple[Encoder, LanguageModel]:
+    """A task's model, kept for the next task in the same process."""
+    language_model = load_checkpoint(Path(spec.checkpoint_dir), device=spec.device)
+    return Encoder(language_model.model, max_batch_tokens=spec.max_batch_tokens), language_model
 
 
 def shared_threads(cores_of_nodes: Sequence[int], num_actors: int) -> int:

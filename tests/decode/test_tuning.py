@@ -13,6 +13,7 @@ from l2d_ray.errors import ArtefactError
 from l2d_ray.index.shard import Shard, shard_of_arrays
 from l2d_ray.memory.state import seal
 from l2d_ray.memory.statistics import PooledStatistics, merge_statistics, statistics_of
+from l2d_ray.memory.titles import TitleMap, TitleStates
 
 GRIDS = Grids(
     num_neighbors=(3, 8, 40),
@@ -21,6 +22,7 @@ GRIDS = Grids(
     prior_weight=(0.0, 1.0, 5.0),
     prior_smoothing=(0.5,),
     half_lives_s=(None, 100),
+    shrinks_to_titles=(False,),
 )
 DIM = 5
 
@@ -60,7 +62,7 @@ def test_as_many_trials_as_promised_each_ranking_every_query():
         return 0.0
 
     trials = tuned(score, on_trial=lambda: ticks.append(1)).trials
-    assert len(trials) == len(ticks) == GRIDS.num_trials(has_entries=True) == 3 + 2 * 11 + 1
+    assert len(trials) == len(ticks) == GRIDS.num_trials(has_entries=True) == 1 + 2 * 10 + 3 + 1
     assert shapes == [(len(QUERIES), NUM_RANKED)] * len(trials)
 
 
@@ -80,7 +82,7 @@ def agreement_with(planted: np.ndarray):
 def test_a_planted_number_of_neighbours_is_found(num):
     searchers = [ShardSearcher(shard, POOLED, DecoderSettings()) for shard in SHARDS]
     nothing = (np.zeros(0, dtype=np.int64),) * len(QUERIES)
-    planted = search_shards(searchers, SearchRequest(QUERIES, "local", NUM_RANKED, num, nothing)).ids
+    planted = search_shards(searchers, SearchRequest(QUERIES, "local", NUM_RANKED, num, nothing, (None,) * len(QUERIES))).ids
     found = tuned(agreement_with(planted))
     assert (found.settings.decoder, found.settings.num_neighbors) == ("local", num)
     assert [trial.settings.num_neighbors for trial in found.trials if trial.score == 1.0] == [num]
@@ -100,29 +102,48 @@ def test_planted_settings_of_the_whitened_decoder_are_found(shrinkage, mean_shri
 
 
 def test_the_search_goes_one_setting_at_a_time():
-    """Scores in the order of the trials: prior weights, shrinkages, mean shrinkages, half-lives, smoothing; again; neighbours; global."""
-    planted = [*(0.1, 0.3, 0.2), *(0.2, 0.4, 0.1), *(0.4, 0.4), *(0.2, 0.5), 0.1]
-    planted += [*(0.5, 0.5, 0.6), *(0.1, 0.2, 0.3), *(0.1, 0.1), *(0.1, 0.2), 0.1, *(0.3, 0.7, 0.7), 0.6]
+    """Scores in the order of the trials: start, prior weights, shrinkages, mean shrinkages, half-lives; again; neighbours; global."""
+    planted = [0.05, *(0.1, 0.3, 0.2), *(0.2, 0.4, 0.1), *(0.4, 0.4), *(0.2, 0.5)]
+    planted += [*(0.5, 0.5, 0.6), *(0.1, 0.2, 0.3), *(0.1, 0.1), *(0.1, 0.2), *(0.3, 0.7, 0.7), 0.6]
     scores = iter(planted)
     found = tuned(lambda ranked: next(scores))
     assert [trial.score for trial in found.trials] == planted
     tried = [(t.settings.prior_weight, t.settings.shrinkage, t.settings.mean_shrinkage, t.half_life_s) for t in found.trials[:11]]
+    assert tried.pop(0) == (0.0, 0.05, 0.0, None)
     assert tried[:3] == [(weight, 0.05, 0.0, None) for weight in (0.0, 1.0, 5.0)]
     assert tried[3:6] == [(1.0, shrinkage, 0.0, None) for shrinkage in (0.05, 0.4, 0.9)]
-    assert tried[6:] == [(1.0, 0.4, 0.0, None), (1.0, 0.4, 3.0, None), (1.0, 0.4, 0.0, None), (1.0, 0.4, 0.0, 100), (1.0, 0.4, 0.0, 100)]
+    assert tried[6:] == [(1.0, 0.4, 0.0, None), (1.0, 0.4, 3.0, None), (1.0, 0.4, 0.0, None), (1.0, 0.4, 0.0, 100)]
     assert [t.settings.prior_weight for t in found.trials[11:14]] == [0.0, 1.0, 5.0]
-    assert found.settings == DecoderSettings("local", 8, 0.4, 5.0, 0.5, 0.0)
+    assert found.settings == DecoderSettings("local", 8, 0.4, 5.0, 0.5, 0.0, shrinks_to_titles=False)
     assert found.half_life_s == 100
 
 
 def test_a_grid_of_one_value_is_that_setting_also_where_all_score_alike():
-    one = Grids(num_neighbors=(3,), shrinkage=(0.5,), mean_shrinkage=(0.0,), prior_weight=(7.0,), prior_smoothing=(0.3,))
+    one = Grids(num_neighbors=(3,), shrinkage=(0.5,), mean_shrinkage=(0.0,), prior_weight=(7.0,), prior_smoothing=(0.3,)).without_titles()
     found = tune(QUERIES, SHARDS, POOLED, lambda ranked: 0.0, grids=one, decayed=decayed)
-    assert found.settings == DecoderSettings("whitened", 3, 0.5, 7.0, 0.3, 0.0)
+    assert found.settings == DecoderSettings("whitened", 3, 0.5, 7.0, 0.3, 0.0, shrinks_to_titles=False)
+
+
+def test_titles_are_shrunk_to_and_cold_items_counted_as_it_pays():
+    """Item 30 has no entry; it is recommended where a cold count is found to be better than none."""
+    states = np.random.default_rng(2).normal(size=(31, DIM)).astype(np.float16)
+    cuts = (np.arange(0, 11), np.arange(11, 31))
+    shards = [replace(shard, titles=TitleStates(items, states[items])) for shard, items in zip(SHARDS, cuts, strict=True)]
+    title_map = TitleMap.fit([shard.statistics.titled(shard.titles) for shard in shards])
+    grids = replace(GRIDS, shrinks_to_titles=(False, True), cold_count=(None, 0.0, 40.0))
+    wanted = DecoderSettings(shrinkage=0.4, mean_shrinkage=3.0, prior_weight=5.0, prior_smoothing=0.5, cold_count=40.0)
+    rule = WhitenedRule.of(replace(POOLED, title_map=title_map), wanted)
+    planted = WhitenedDecoder(STATISTICS, rule, TitleStates.joined([shard.titles for shard in shards])).top_k(QUERIES, NUM_RANKED).ids
+    assert (planted[:, 0] == 30).any()
+    pooled = replace(POOLED, title_map=title_map)
+    found = tune(QUERIES, shards, pooled, agreement_with(planted), grids=grids, decayed=decayed)
+    assert (found.settings.shrinks_to_titles, found.settings.cold_count) == (True, 40.0)
+    assert max(trial.score for trial in found.trials) == 1.0
+    assert len(found.trials) == grids.num_trials(has_entries=True) == 1 + 2 * 15 + 3 + 1
 
 
 def test_the_default_is_the_best_decoder_of_all():
-    scores = iter([0.1] * 25 + [0.2])
+    scores = iter([0.1] * 24 + [0.2])
     found = tuned(lambda ranked: next(scores))
     assert found.trials[-1].settings.decoder == found.settings.decoder == "global"
 
