@@ -7,7 +7,7 @@ from http import HTTPStatus
 from fastapi import FastAPI
 
 from l2d_ray.errors import UnavailableError
-from l2d_ray.serve import problems
+from l2d_ray.serve import page, problems
 from l2d_ray.serve.messages import Health, RecommendationAnswer, RecommendationRequest, ServiceStatus
 from l2d_ray.serve.service import Recommender
 
@@ -18,6 +18,7 @@ def build_api(recommender: Recommender) -> FastAPI:
     """Routes that answer with this recommender."""
     api = FastAPI(title="l2d_ray", description=DESCRIPTION)
     problems.install(api)
+    page.install(api)
 
     @api.post(
         "/v1/recommendations",
