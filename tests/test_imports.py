@@ -10,10 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "l2d_ray"
-STAGES = ("data", "text", "model", "train", "memory", "index", "decode", "evaluate", "baselines", "serve")
+STAGES = ("store", "data", "text", "model", "train", "memory", "index", "decode", "evaluate", "baselines", "serve")
 RANK = {stage: rank for rank, stage in enumerate(STAGES)} | {"baselines": STAGES.index("evaluate")}
 """evaluate and baselines are one stage in two folders."""
-HEAVY = ("ray", "torch", "faiss", "deepspeed", "transformers", "lance", "pyarrow")
+HEAVY = ("ray", "torch", "faiss", "deepspeed", "transformers", "lance", "pyarrow", "psycopg")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -107,7 +107,7 @@ def test_there_are_no_cycles():
     assert graph == {}
 
 
-@pytest.mark.parametrize("module", ["l2d_ray", "l2d_ray.errors"])
+@pytest.mark.parametrize("module", ["l2d_ray", "l2d_ray.errors", "l2d_ray.store.open"])
 def test_importing_the_package_loads_no_heavy_library(module):
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -13,7 +13,8 @@ All raise StorageError where a write is refused (the disk is full), UnavailableE
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 from l2d_ray.store.records import (
     AddedInteractions,
@@ -34,6 +35,11 @@ MAX_HISTORY: Final = 10_000
 
 class StateStore(Protocol):
     """Open with ``open_store(url)``, close at the end; usable in a ``with`` statement."""
+
+    def __enter__(self) -> Self:
+        """The store itself; closed at the end of the ``with`` block."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
     def add_interactions(
         self, interactions: Sequence[Interaction], author: Author, *, memory_version: int | None = None

@@ -1,0 +1,129 @@
+"""PostgreSQL over psycopg 3 (the extra ``postgres``), for services on several machines. A database of its own; its tables are made in it.
+
+A connection that the server has dropped is replaced before it is used. A write that was cut off may or may not be there: sent again,
+it changes nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from l2d_ray.errors import ConfigError, StorageError, UnavailableError
+
+MAX_CONNECTIONS: Final = 8
+TIMEOUT_S: Final = 10
+"""Longest wait for a connection, for a statement, for the network."""
+
+CONNECTION: Final[dict[str, Any]] = {"connect_timeout": TIMEOUT_S, "tcp_user_timeout": 1000 * TIMEOUT_S}
+
+TURN: Final = 7_264_051
+"""Key of the advisory lock of writes in turn."""
+
+SETTINGS: Final = f"""SELECT set_config('statement_timeout', '{TIMEOUT_S}s', false),
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END"""
+
+
+class PostgresDatabase:
+    """``Database`` on a server.
+
+    Args:
+        url: ``postgresql://user:password@host:port/database``, or whatever libpq takes.
+    """
+
+    words: Final[Mapping[str, str]] = {
+        "NUMBER": "BIGINT",
+        "IDENTITY": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        "TEXT": 'TEXT COLLATE "C"',
+        "BYTES": "BYTEA",
+        "FLOAT": "DOUBLE PRECISION",
+    }
+
+    def __init__(self, url: str) -> None:
+        _connect_once(url)  # the pool would try for long, and not say why
+        self._pool = ConnectionPool(
+            url,
+            min_size=1,
+            max_size=MAX_CONNECTIONS,
+            timeout=TIMEOUT_S,
+            kwargs=CONNECTION,
+            configure=_configure,
+            check=ConnectionPool.check_connection,
+            open=True,
+        )
+
+    @contextmanager
+    def reading(self) -> Iterator[_Cursor]:
+        """A transaction that sees one moment and changes nothing."""
+        with _told(), self._pool.connection() as connection:
+            connection.isolation_level, connection.read_only = psycopg.IsolationLevel.REPEATABLE_READ, True
+            yield _Cursor(connection.cursor())
+
+    @contextmanager
+    def writing(self, *, in_turn: bool = False) -> Iterator[_Cursor]:
+        """A transaction that is on disk when the block ends, or undone where it raises."""
+        with _told(), self._pool.connection() as connection:
+            connection.isolation_level, connection.read_only = None, False
+            cursor = _Cursor(connection.cursor())
+            if in_turn:
+                cursor.execute("SELECT pg_advisory_xact_lock(?)", (TURN,))
+            yield cursor
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+
+class _Cursor:
+    """A psycopg cursor that takes ``?``."""
+
+    def __init__(self, cursor: psycopg.Cursor[tuple[Any, ...]]) -> None:
+        self._cursor = cursor
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        self._cursor.execute(_with_psycopg_marks(sql), parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._cursor.executemany(_with_psycopg_marks(sql), rows)
+
+    def fetchall(self) -> list[Any]:
+        return self._cursor.fetchall()
+
+    @property
+    def rowcount(self) -> int:
+        return self._cursor.rowcount
+
+
+def _with_psycopg_marks(sql: str) -> bytes:
+    """Bytes, since psycopg types its queries as literal strings: ours are put together from constants."""
+    return sql.replace("?", "%s").encode()
+
+
+def _connect_once(url: str) -> None:
+    """ConfigError where the URL cannot be read, UnavailableError where there is no such server, user or database."""
+    try:
+        psycopg.connect(url, **CONNECTION).close()
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(f"The store's URL cannot be read ({error}); write postgresql://user@host/database.") from error
+    except psycopg.OperationalError as error:
+        raise UnavailableError(f"The store's PostgreSQL cannot be used: {error}") from error
+
+
+def _configure(connection: psycopg.Connection) -> None:
+    connection.execute(SETTINGS)
+    connection.commit()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn the server's errors into ours, without its insides, which callers may read; a fault of our SQL stays what it is."""
+    try:
+        yield
+    except (psycopg.errors.DiskFull, psycopg.errors.ReadOnlySqlTransaction) as error:
+        raise StorageError("The store's PostgreSQL refused a write; free space, or name the server that takes writes.") from error
+    except psycopg.OperationalError as error:
+        raise UnavailableError("The store's PostgreSQL does not answer now; try again.", retry_after_s=1) from error
