@@ -6,7 +6,7 @@
 Needs jobs.build_memory. Re-sharding is running this again with another number: the memory is not touched. index.kind=statistics makes an
 index without entries, for global and whitened decoding. Titles are encoded too, so that items without entries have a representation
 (memory.titles); an index that is extended encodes new titles alone. After users were forgotten, index.extend=false
-index.keep_previous=false also takes their entries from the index's files; until then they are only marked as dead.
+index.keep_previous=0 also takes their entries from the index's files; until then they are only marked as dead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(config: RunConfig) -> dict[str, Any]:
         device=resolve_device(settings.device),
         is_extended=settings.extend,
         rebuild_fraction=settings.rebuild_fraction,
-        keeps_previous=settings.keep_previous,
+        num_previous=settings.keep_previous,
     )
     with connect(config.ray.address, config.ray.num_cpus):
         built = build_index(memory, settings.num_shards, config.index_dir, options=options, encode_titles=title_encoder(spec))

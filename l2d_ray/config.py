@@ -137,7 +137,7 @@ class IndexConfig(Section):
         True, description="Extend the index of an older memory version; false builds anew and drops dead entries from disk."
     )
     rebuild_fraction: float = Field(0.25, ge=0, description="A shard with a larger share of new or dead entries is built, not extended.")
-    keep_previous: bool = Field(True, description="Keep the index before this one until the next, for replicas that have it open.")
+    keep_previous: int = Field(1, ge=0, description="Indexes before this one that are kept, for replicas that have them open.")
 
 
 class DecoderConfig(Section):

@@ -2,7 +2,9 @@
 
     INDEX/manifest.json        what the index was made from, and the hash of all below; replaced by a rename, which is the swap
     INDEX/lock                 held by whoever builds; says nothing to readers
-    INDEX/v7-0123456789ab/     the generation that the manifest names; the one before it stays until the next swap
+    INDEX/pinned.json          the generation that a service stays at, where it was told to; never removed
+    INDEX/v7-0123456789ab.json the manifest of a generation, also of one that is not the newest any more
+    INDEX/v7-0123456789ab/     the generation; those before the newest stay for a while
         items.parquet          the catalogue that item_index refers to
         within_covariance.npy, mean.npy    (d, d) and (d,) float64, pooled over all shards
         titles-00000.*.npy ..., title_map.npy   see index.titles; absent where titles were not encoded
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +40,8 @@ from l2d_ray.memory.titles import TitleMap, TitleStates
 
 MANIFEST: Final = "manifest.json"
 LOCK: Final = "lock"
+PINNED: Final = "pinned.json"
+GENERATIONS: Final = "v*-*.json"
 CATALOGUE: Final = "items.parquet"
 POOLED: Final = ("within_covariance", "mean")
 
@@ -134,11 +139,11 @@ def shard_dir(generation_dir: Path, shard: int) -> Path:
     return generation_dir / f"shard-{shard:05d}"
 
 
-def open_index(index_dir: Path, *, fingerprint: str | None = None) -> Index:
-    """Read and check the manifest; refuses an index of another model."""
-    path = index_dir / MANIFEST
+def open_index(index_dir: Path, *, fingerprint: str | None = None, generation: str | None = None) -> Index:
+    """Read and check a manifest, of the newest generation where none is named; refuses an index of another model."""
+    path = index_dir / (MANIFEST if generation is None else f"{generation}.json")
     if not path.is_file():
-        raise ArtefactError(f"There is no index at {index_dir}; run jobs.build_index first.")
+        raise ArtefactError(f"There is no index at {index_dir if generation is None else path}; run jobs.build_index first.")
     summary = read_summary(path)
     try:
         manifest = IndexManifest.from_fields(summary.fields)
@@ -183,11 +188,9 @@ def publish(
     for name in POOLED:
         np.save(generation_dir / f"{name}.npy", getattr(pooled, name))
     shards = [f"{shard_dir(Path(manifest.generation), shard)}/{SUMMARY}" for shard in range(manifest.num_shards)]
-    seal(
-        index_dir / MANIFEST,
-        asdict(manifest),
-        [*(f"{manifest.generation}/{name}" for name in (CATALOGUE, *(f"{name}.npy" for name in POOLED), *titles)), *shards],
-    )
+    files = [*(f"{manifest.generation}/{name}" for name in (CATALOGUE, *(f"{name}.npy" for name in POOLED), *titles)), *shards]
+    for name in (f"{manifest.generation}.json", MANIFEST):
+        seal(index_dir / name, asdict(manifest), files)
 
 
 @contextmanager
@@ -209,8 +212,35 @@ def only_builder(index_dir: Path) -> Iterator[None]:
         yield
 
 
+def generations(index_dir: Path) -> list[str]:
+    """Names of the generations that are whole, ascending by memory version."""
+    names = [path.stem for path in index_dir.glob(GENERATIONS)]
+    return sorted(names, key=lambda name: (int(name[1:].partition("-")[0]), name))
+
+
+def pinned_generation(index_dir: Path) -> str | None:
+    """The generation that a service stays at; None where it follows the newest."""
+    try:
+        name: str | None = json.loads((index_dir / PINNED).read_text())["generation"]
+    except FileNotFoundError:
+        return None
+    return name
+
+
+def pin_generation(index_dir: Path, name: str | None) -> None:
+    """Let every service of this index stay at a generation, or with None follow the newest again."""
+    partial = index_dir / f"{PINNED}.partial"
+    with writing(str(index_dir)):
+        partial.write_text(json.dumps({"generation": name}) + "\n")
+        partial.replace(index_dir / PINNED)
+
+
 def remove_generations(index_dir: Path, *, keep: set[str]) -> None:
-    """Delete other generations, half-built ones too."""
+    """Delete other generations, half-built ones too, but not the pinned one."""
+    keep = keep | {pinned_generation(index_dir) or ""}
+    for path in index_dir.glob(GENERATIONS):
+        if path.stem not in keep:
+            path.unlink()
     for folder in index_dir.glob("v*-*"):
-        if folder.name not in keep:
+        if folder.is_dir() and folder.name not in keep:
             shutil.rmtree(folder)

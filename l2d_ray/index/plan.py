@@ -19,7 +19,7 @@ from l2d_ray.errors import ArtefactError
 from l2d_ray.index.build import IndexKind, ShardSummary, build_shard
 from l2d_ray.index.extend import REBUILD_FRACTION, Versions, extend_shard
 from l2d_ray.index.kinds import KindChoice, choose_kind
-from l2d_ray.index.layout import Index, IndexManifest, open_index, publish, remove_generations, shard_dir
+from l2d_ray.index.layout import Index, IndexManifest, generations, open_index, publish, remove_generations, shard_dir
 from l2d_ray.index.sealed import read_summary
 from l2d_ray.index.shard import SUMMARY, TOTAL, WITHIN_SCATTER, read_statistics
 from l2d_ray.index.titles import EncodeTitles, TitledItems, by_title, write_titles
@@ -39,14 +39,14 @@ class IndexOptions:
         device: where it will be searched, which decides the kind where that is ``auto``.
         is_extended: whether an older index may be extended; if not, one that holds dead entries is built anew too.
         rebuild_fraction: see ``extend_shard``.
-        keeps_previous: whether the index before this one stays until the next swap, for readers that have opened it.
+        num_previous: generations before this one that stay, for readers that have opened them and for going back.
     """
 
     kind: IndexKindChoice = "auto"
     device: str = "cpu"
     is_extended: bool = True
     rebuild_fraction: float = REBUILD_FRACTION
-    keeps_previous: bool = True
+    num_previous: int = 1
 
 
 DEFAULTS: Final = IndexOptions()
@@ -158,12 +158,11 @@ def finish_index(
         has_titles=encode_titles is not None,
         **columns,
     )
-    previous = _readable(plan.index_dir)
+    previous = [name for name in generations(plan.index_dir) if name != plan.generation]
     with writing(str(plan.index_dir)):
         titles = [] if encode_titles is None else _write_titles(plan, memory, [read_statistics(shard) for shard in sealed], encode_titles)
         publish(plan.index_dir, manifest, catalogue=memory.catalogue, pooled=pooled, titles=titles)
-    kept = {previous.manifest.generation} if previous is not None and plan.options.keeps_previous else set()
-    remove_generations(plan.index_dir, keep={manifest.generation} | kept)
+    remove_generations(plan.index_dir, keep={manifest.generation, *previous[::-1][: plan.options.num_previous]})
     return manifest
 
 

@@ -9,7 +9,18 @@ import pytest
 
 from l2d_ray.errors import ArtefactError, ConflictError, StorageError
 from l2d_ray.index.build import build_shard
-from l2d_ray.index.layout import load_catalogue, load_pooled, load_shards, only_builder, open_index, read_manifest, shard_dir
+from l2d_ray.index.layout import (
+    generations,
+    load_catalogue,
+    load_pooled,
+    load_shards,
+    only_builder,
+    open_index,
+    pin_generation,
+    pinned_generation,
+    read_manifest,
+    shard_dir,
+)
 from l2d_ray.index.plan import finish_index, make_shard, plan_index
 from l2d_ray.index.shard import Shard, buckets_of_shard, load_shard
 from l2d_ray.memory.statistics import PooledStatistics, merge_statistics, statistics_of
@@ -193,9 +204,9 @@ def test_a_reader_keeps_the_index_that_it_opened(tmp_path):
     memory = append_rows(memory, [1, 2, 3], first=1000)
     build_toy_index(memory, tmp_path / "index", 2)
     assert entries_of(opened) == expected
-    assert len(list((tmp_path / "index").glob("v*"))) == 2
+    assert len(generations(tmp_path / "index")) == 2
     build_toy_index(append_rows(memory, [4], first=2000), tmp_path / "index", 2)
-    assert len(list((tmp_path / "index").glob("v*"))) == 2
+    assert len(generations(tmp_path / "index")) == len([path for path in (tmp_path / "index").iterdir() if path.is_dir()]) == 2
     with pytest.raises(ArtefactError, match="is missing, truncated or changed"):
         opened.shards()
 
@@ -255,3 +266,23 @@ def test_an_index_of_another_model_is_refused_naming_both(memory, tmp_path):
     assert read_manifest(tmp_path / "index", fingerprint="aaaa").dim == DIM
     with pytest.raises(ArtefactError, match="made by the model aaaa, the model here is bbbb"):
         read_manifest(tmp_path / "index", fingerprint="bbbb")
+
+
+def test_a_pinned_generation_stays_whatever_is_built(tmp_path):
+    """So a service can go back, and stay there; all others go as they would."""
+    memory, folder = make_memory(str(tmp_path / "memory"), random_items()), tmp_path / "index"
+    first, expected = build_toy_index(memory, folder, 2).generation, rows_of(memory)
+    assert pinned_generation(folder) is None
+    pin_generation(folder, first)
+    for number in range(1, 4):
+        memory = append_rows(memory, [number], first=1000 * number)
+        build_toy_index(memory, folder, 2, num_previous=2)
+    names = generations(folder)
+    assert (len(names), names[0], names[-1]) == (4, first, read_manifest(folder).generation)
+    assert pinned_generation(folder) == first
+    assert entries_of(open_index(folder, generation=first)) == expected
+    pin_generation(folder, None)
+    build_toy_index(append_rows(memory, [9], first=9000), folder, 2, num_previous=0)
+    assert generations(folder) == [read_manifest(folder).generation]
+    with pytest.raises(ArtefactError, match=f"There is no index at .*{first}.json"):
+        open_index(folder, generation=first)

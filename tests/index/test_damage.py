@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from l2d_ray.errors import ArtefactError
-from l2d_ray.index.layout import MANIFEST, POOLED, open_index, read_manifest
+from l2d_ray.index.layout import MANIFEST, POOLED, open_index, read_manifest, remove_generations
 from l2d_ray.index.shard import ARRAY_TO_FIELD, TOTAL, WITHIN_SCATTER
 from l2d_ray.memory.update import forget_users
 from tests.index.memories import DIM, answers_of, append_rows, files_of, make_memory, random_items
@@ -26,10 +26,7 @@ def whole(tmp_path_factory) -> Path:
     build_toy_index(memory, folder / "index", 2, kind="compressed")
     newer = forget_users(append_rows(memory, random_items(12), first=500), ["u3", "u4", "u5"])
     build_toy_index(newer, folder / "index", 2, kind="compressed", rebuild_fraction=1.0)
-    old = open_index(folder / "index")
-    for generation in (folder / "index").glob("v*"):
-        if generation.name != old.manifest.generation:
-            shutil.rmtree(generation)
+    remove_generations(folder / "index", keep={open_index(folder / "index").manifest.generation})
     return folder / "index"
 
 
@@ -47,7 +44,15 @@ def answer(index_dir: Path) -> str:
     neighbours = answers_of(shards, QUERIES, 45)
     items = [shard.items_at(shard.live_positions()).tolist() for shard in shards]
     return repr(
-        (index.manifest, index.catalogue(), [getattr(index.pooled(), name).tobytes() for name in POOLED], statistics, neighbours, items)
+        (
+            index.manifest,
+            open_index(index_dir, generation=index.manifest.generation).manifest,
+            index.catalogue(),
+            [getattr(index.pooled(), name).tobytes() for name in POOLED],
+            statistics,
+            neighbours,
+            items,
+        )
     )
 
 

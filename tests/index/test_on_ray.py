@@ -12,7 +12,7 @@ import ray
 
 from jobs.build_index import main
 from l2d_ray.errors import ArtefactError
-from l2d_ray.index.layout import MANIFEST, open_index
+from l2d_ray.index.layout import MANIFEST, generations, open_index
 from l2d_ray.index.on_ray import build_index
 from l2d_ray.index.plan import IndexOptions, plan_index
 from l2d_ray.index.shard import SUMMARY
@@ -64,9 +64,9 @@ def test_an_index_is_built_extended_reused_and_resharded(memory, tmp_path):
     assert build_index(newer, 3, tmp_path / "index").action == "reused"
     assert files_of(tmp_path / "index") == before
     memory_files = files_of(tmp_path / "memory")
-    resharded = build_index(newer, 5, tmp_path / "index", options=IndexOptions(keeps_previous=False))
+    resharded = build_index(newer, 5, tmp_path / "index", options=IndexOptions(num_previous=0))
     assert (resharded.action, resharded.manifest.num_shards) == ("built", 5)
-    assert len(list((tmp_path / "index").glob("v*"))) == 1
+    assert generations(tmp_path / "index") == [resharded.manifest.generation]
     assert files_of(tmp_path / "memory") == memory_files
     assert entries_of(open_built(tmp_path / "index")) == rows_of(newer)
 
