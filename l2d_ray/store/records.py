@@ -36,7 +36,7 @@ class Author:
     request_id: str
 
     def __post_init__(self) -> None:
-        _check_id("request_id", self.request_id)
+        check_id("request_id", self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Interaction:
 
     def __post_init__(self) -> None:
         for name in ("event_id", "user_id", "item_id"):
-            _check_id(name, getattr(self, name))
+            check_id(name, getattr(self, name))
         if not 0 <= self.timestamp <= MAX_TIMESTAMP:
             raise RequestError("timestamp", f"The time {self.timestamp} is not in Unix seconds from 1970 to 9999; is it in milliseconds?")
 
@@ -91,7 +91,7 @@ class CatalogueEdit:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_id("item_id", self.item_id)
+        check_id("item_id", self.item_id)
         if self.kind == "put" and self.title is None:
             raise RequestError("title", f"The item {self.item_id!r} is put without a title; give one, or patch the item.")
         if self.kind == "delete" and (self.title is not None or self.attributes):
@@ -189,8 +189,8 @@ class ApiKey:
     revoked_at: float | None = None
 
     def __post_init__(self) -> None:
-        _check_id("key_id", self.key_id)
-        _check_id("name", self.name)
+        check_id("key_id", self.key_id)
+        check_id("name", self.name)
         if not self.scopes or not self.scopes <= set(SCOPES):
             raise RequestError("scopes", f"The scopes {sorted(self.scopes)} are not some of {', '.join(SCOPES)}; name at least one.")
         if not self.requests_per_s > 0 or self.burst < 1:
@@ -236,7 +236,8 @@ def check_text(name: str, text: str, max_bytes: int) -> None:
         raise RequestError(name, f"The {name} takes {num_bytes} bytes, at most {max_bytes} are kept.")
 
 
-def _check_id(name: str, text: str) -> None:
+def check_id(name: str, text: str) -> None:
+    """RequestError naming the field where the text is no id."""
     check_text(name, text, MAX_ID_BYTES)
     if not text:
         raise RequestError(name, f"The {name} is empty; give at least one character.")

@@ -31,6 +31,7 @@ from l2d_ray.store.records import (
     PendingInteraction,
     PendingWork,
     attributes_json,
+    check_id,
     check_text,
 )
 
@@ -96,6 +97,8 @@ class SqlStore:
         return AddedInteractions(num_added, len(interactions) - num_added)
 
     def histories(self, user_ids: Sequence[str], *, limit: int = MAX_HISTORY) -> Mapping[str, tuple[Interaction, ...]]:
+        for user_id in user_ids:
+            check_id("user_id", user_id)
         found: dict[str, list[Interaction]] = {user_id: [] for user_id in user_ids}
         with self._database.reading() as cursor:
             for chunk in _chunks(list(found)):
@@ -104,7 +107,7 @@ class SqlStore:
         return {user_id: tuple(history) for user_id, history in found.items()}
 
     def forget_user(self, user_id: str, author: Author) -> int:
-        check_text("user_id", user_id, MAX_TEXT_BYTES)
+        check_id("user_id", user_id)
         with self._database.writing(in_turn=True) as cursor:
             cursor.execute("DELETE FROM interactions WHERE user_id = ?", (user_id,))
             num_deleted = cursor.rowcount
@@ -183,6 +186,7 @@ class SqlStore:
             _audit(cursor, author, "add_key", key.key_id, 1)
 
     def find_key(self, key_id: str) -> ApiKey | None:
+        check_id("key_id", key_id)
         with self._database.reading() as cursor:
             found = [_key(row) for row in _rows(cursor, f"{KEY} WHERE key_id = ?", [key_id])]
         return found[0] if found else None
@@ -192,6 +196,7 @@ class SqlStore:
             return [_key(row) for row in _rows(cursor, f"{KEY} ORDER BY created_at, key_id")]
 
     def revoke_key(self, key_id: str, author: Author) -> bool:
+        check_id("key_id", key_id)
         with self._database.writing() as cursor:
             cursor.execute("UPDATE api_keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", (time.time(), key_id))
             was_valid = cursor.rowcount == 1
@@ -203,6 +208,7 @@ class SqlStore:
             return dict(_rows(cursor, "SELECT name, value FROM settings ORDER BY name"))
 
     def write_setting(self, name: str, value: str | None, author: Author) -> None:
+        check_id("name", name)
         check_text("value", value or "", MAX_TEXT_BYTES)
         with self._database.writing() as cursor:
             if value is None:
