@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.amazon_mini import SMALL as SMALL_RUN
 from benchmarks.amazon_mini import STAGES
 from benchmarks.d3_folder import convert
+from benchmarks.quality.ablations import ablations
 from benchmarks.quality.bench import Bench, Options, say
 from benchmarks.quality.cost import measure_cost
 from benchmarks.quality.grids import NAME_TO_GRIDS, QUICK, SMALL
@@ -76,9 +77,10 @@ def measure(bench: Bench, names: list[str], *, seeds: range, config: RunConfig) 
     rows = row_figures(bench, scored, seeds)
     living = living_memory(bench, names)
     sweep = sweep_memory(bench, bench.inputs.valid.latest(config.decoder.max_samples))
+    tried = ablations(bench, config.decoder.max_samples)
     cost = measure_cost(bench, names)
     say(f"done in {time.perf_counter() - started:.0f} s")
-    return {**setting(bench), "rows": rows, "cost": cost, "living": living, "memory_sweep": sweep}
+    return {**setting(bench), "rows": rows, "cost": cost, "living": living, "memory_sweep": sweep, "ablations": tried}
 
 
 def _options(options: argparse.Namespace, config: RunConfig) -> Options:

@@ -6,7 +6,7 @@ Query vectors are encoded once, in this process, and kept as ``queries-SPLIT-FIN
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from l2d_ray.data.sequences import UserSequence, iter_sequences, part_paths
 from l2d_ray.evaluate.queries import EncodedSplit, samples_of_parts
 from l2d_ray.index.layout import Index, open_index
 from l2d_ray.memory.on_ray import hash_of_data
-from l2d_ray.memory.statistics import NO_TIMESTAMP, Decay
+from l2d_ray.memory.statistics import NO_TIMESTAMP, Decay, ItemStatistics, PooledStatistics
+from l2d_ray.memory.titles import TitleMap, TitleStates
+from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, load_checkpoint
-from l2d_ray.schema import SPLIT_NAMES, TEST, VALID
+from l2d_ray.schema import SPLIT_NAMES, TEST, TRAIN, VALID
 from l2d_ray.text.harvest import harvest
 
 
@@ -76,6 +78,8 @@ class Inputs:
         valid, test: what is tuned on, and what is scored once.
         entries: the memory, training samples alone.
         valid_entries: the validation samples as entries of a memory: what the living memory gets.
+        titles: states of all titles; None where the index has none.
+        entry_users, valid_users: numbers of the users, of every entry and validation sample.
         memory_digest: of the memory version that the index was built from.
     """
 
@@ -89,10 +93,27 @@ class Inputs:
     valid_entries: Entries
     decay: Decay
     memory_digest: str
+    titles: TitleStates | None
+    entry_users: NDArray[np.int64]
+    valid_users: NDArray[np.int64]
+    num_users: int
+    data_dir: Path
 
     @property
     def num_items(self) -> int:
         return len(self.run.catalogue)
+
+    def pooled(self, statistics: ItemStatistics) -> PooledStatistics:
+        """Of a memory with these statistics, with its title map."""
+        found = PooledStatistics.of([statistics])
+        return found if self.titles is None else replace(found, title_map=TitleMap.fit([statistics.titled(self.titles)]))
+
+    def encode(self, encoder: Encoder, split: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """sample_ids and states (n, d) of all samples of a split, in the order of the users."""
+        writer = self.run.decoder.writer
+        item_id_to_title = dict(zip(self.run.catalogue.item_ids, writer.titles, strict=True))
+        found = harvest(iter_sequences(self.data_dir), split, item_id_to_title=item_id_to_title, prompts=writer.prompts)
+        return np.array([target.sample_id for target in found.targets], np.int64), encoder.encode_windows(found.windows)
 
 
 def read_inputs(config: RunConfig, cache_dir: Path, *, max_samples: int | None = None) -> Inputs:
@@ -107,7 +128,12 @@ def read_inputs(config: RunConfig, cache_dir: Path, *, max_samples: int | None =
     valid, test = (read_split(config, run, split, cache_dir) for split in (VALID, TEST))
     sample_ids = np.array([target.sample_id for sequence in sequences for target in sequence.targets(VALID)], np.int64)
     valid_entries = Entries(sample_ids, valid.samples.targets, valid.queries.astype(np.float16), valid.timestamps)
+    users = {split: _users(sequences, split) for split in (TRAIN, VALID)}
+    valid_users = np.array([users[VALID][sample_id] for sample_id in sample_ids.tolist()], np.int64)
+    entries = _entries_of(index)
+    titled = [index.titles(shard) for shard in range(index.manifest.num_shards)]
     if max_samples is not None:
+        valid_users = valid_users[latest_rows(valid, max_samples)]
         valid, test = valid.latest(max_samples), test.take(drawn(len(test), max_samples, seed=config.seed))
     return Inputs(
         run=run,
@@ -116,11 +142,26 @@ def read_inputs(config: RunConfig, cache_dir: Path, *, max_samples: int | None =
         until_valid=_interactions(sequences, run.catalogue, last_split=VALID),
         valid=valid,
         test=test,
-        entries=_entries_of(index),
+        entries=entries,
         valid_entries=valid_entries,
         decay=Decay(index.manifest.half_life_s, index.manifest.reference_time),
         memory_digest=index.manifest.digest,
+        titles=TitleStates.joined([part for part in titled if part is not None]) if all(titled) else None,
+        entry_users=np.array([users[TRAIN][sample_id] for sample_id in entries.sample_ids.tolist()], np.int64),
+        valid_users=valid_users,
+        num_users=len(sequences),
+        data_dir=config.data_dir,
     )
+
+
+def latest_rows(split: EncodedSplit, max_samples: int) -> NDArray[np.int64]:
+    """Positions of the samples that ``split.latest`` takes."""
+    return np.sort(np.argsort(split.timestamps, kind="stable")[-max_samples:])
+
+
+def _users(sequences: Iterable[UserSequence], split: int) -> dict[int, int]:
+    """sample_id -> place of its user."""
+    return {target.sample_id: user for user, sequence in enumerate(sequences) for target in sequence.targets(split)}
 
 
 def drawn(num_samples: int, count: int, *, seed: int) -> NDArray[np.int64]:

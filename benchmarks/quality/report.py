@@ -78,6 +78,7 @@ def section(name: str, result: Mapping[str, Any]) -> str:
         tables.slice_table(result),
         *_cost(name, result),
         *_sweep(name, result),
+        *_ablations(result),
         "### Living memory",
         "The validation samples are added before test, without retraining. A protocol of its own, not comparable with the tables above.",
         tables.living_table(result),
@@ -120,6 +121,18 @@ def _sweep(name: str, result: Mapping[str, Any]) -> list[str]:
         f"On the latest {sweep['num_samples']:,} validation samples, settings as tuned on the whole memory; {SWEEP_METRIC}.",
         tables.sweep_table(result, SWEEP_METRIC),
         f"![{SWEEP_METRIC} against the share of the memory that is kept]({name}-memory.svg)",
+    ]
+
+
+def _ablations(result: Mapping[str, Any]) -> list[str]:
+    found, again = result["ablations"], result["ablations"]["rerank"]
+    return [
+        "### What was tried beyond",
+        f"On the latest {found['num_samples']:,} validation samples. Of each variant the best of its candidates, so that many candidates "
+        "flatter it; the first row is what was tuned.",
+        tables.ablation_table(result),
+        f"The first {again['num_reranked']} ranked again with the likelihood of their titles, on {again['num_samples']} of these samples:",
+        tables.rerank_table(result),
     ]
 
 

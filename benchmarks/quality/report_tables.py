@@ -7,6 +7,7 @@ from typing import Any, Final
 
 METRICS: Final = tuple(f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50, 100))
 SUBSET_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@10")
+ABLATION_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@20")
 SLICES: Final = ("dense", "sparse", "long", "short")
 
 Result = Mapping[str, Any]
@@ -92,6 +93,21 @@ def sweep_table(result: Result, metric: str) -> str:
             rows.append([order, f"{100 * float(fraction):g} %", f"{found['num_items']:,}", *values])
     rows.append(["whole", "100 %", f"{sweep['whole']['num_items']:,}", *(f"{sweep['whole'][system][metric]:.4f}" for system in systems)])
     return table(["kept", "share", "items", *systems], rows)
+
+
+def ablation_table(result: Result) -> str:
+    found = result["ablations"]
+    rows = [
+        [name, str(row["num_candidates"]), *(f"{row[metric]:.4f}" for metric in ABLATION_METRICS), f"`{_settings(row['settings'])}`"]
+        for name, row in found["variants"].items()
+    ]
+    return table(["variant", "candidates", *ABLATION_METRICS, "best"], rows)
+
+
+def rerank_table(result: Result) -> str:
+    found = result["ablations"]["rerank"]
+    rows = [[name, *(f"{row[metric]:.4f}" for metric in ABLATION_METRICS)] for name, row in found.items() if isinstance(row, Mapping)]
+    return table(["the titles' log-likelihood added", *ABLATION_METRICS], rows)
 
 
 def living_table(result: Result) -> str:

@@ -16,7 +16,7 @@ from l2d_ray.decode.decoder import LatentDecoder
 from l2d_ray.decode.linear import WhitenedRule
 from l2d_ray.decode.settings import SYSTEM_NAMES, DecoderName
 from l2d_ray.index.shard import shard_of_arrays
-from l2d_ray.memory.statistics import Decay, PooledStatistics, statistics_of
+from l2d_ray.memory.statistics import Decay, statistics_of
 
 DEFAULT: Final = "default"
 """The row of the decoder that jobs.tune_decoder made the default."""
@@ -43,7 +43,7 @@ def decoder_of(bench: Bench, entries: Entries, *, decay: Decay | None = None) ->
     run = bench.inputs.run.decoder
     statistics = statistics_of(entries.item_indexes, entries.vectors, entries.timestamps, decay=decay or bench.inputs.decay)
     shard = shard_of_arrays(entries.sample_ids, entries.item_indexes, entries.vectors, statistics, device=bench.inputs.run.device)
-    pooled = PooledStatistics.of([statistics])
+    shard, pooled = replace(shard, titles=bench.inputs.titles), bench.inputs.pooled(statistics)
     return LatentDecoder(run.writer, run.encoder, shards=[shard], pooled=pooled, settings=run.settings)
 
 
@@ -82,8 +82,8 @@ def closed_form(bench: Bench) -> LinearScores:
     """The whitened decoder, with its tuned settings, as a linear layer."""
     entries, settings = bench.inputs.entries, bench.inputs.run.decoder.settings
     statistics = statistics_of(entries.item_indexes, entries.vectors, entries.timestamps, decay=bench.inputs.decay)
-    rule = WhitenedRule.of(PooledStatistics.of([statistics]), settings)
-    return whitened_start(statistics, rule, num_items=bench.inputs.num_items)
+    rule = WhitenedRule.of(bench.inputs.pooled(statistics), settings)
+    return whitened_start(statistics, rule, bench.inputs.titles, num_items=bench.inputs.num_items)
 
 
 def _id_head(bench: Bench, start: LinearScores | None) -> Fitted:

@@ -48,6 +48,11 @@ class SharedPrefix:
         return {"past_key_values": self.cache, "use_cache": True, "attention_mask": mask[None, None]}
 
 
+def as_prefix(token_ids: TokenIds, read: Cache) -> SharedPrefix:
+    """A text whose keys and values are in ``read``, shared by whatever follows it; of a model that shares (``read_prefix``)."""
+    return SharedPrefix(token_ids, Cache(layers=[_PrefixLayer(layer.keys, layer.values) for layer in read.layers]))
+
+
 @torch.inference_mode()
 def read_prefix(body: Any, token_ids: TokenIds) -> SharedPrefix | None:
     """The prefix as ``body`` (a transformer without its vocabulary projection) has read it; None where it cannot be shared.
@@ -63,7 +68,7 @@ def read_prefix(body: Any, token_ids: TokenIds) -> SharedPrefix | None:
     read = body(input_ids=device_ids, use_cache=True).get("past_key_values")
     if not isinstance(read, Cache) or any(type(layer) is not DynamicLayer for layer in read.layers):
         return None
-    prefix = SharedPrefix(token_ids, Cache(layers=[_PrefixLayer(layer.keys, layer.values) for layer in read.layers]))
+    prefix = as_prefix(token_ids, read)
     return prefix if _agrees(body, prefix, device_ids, weight) else None
 
 

@@ -6,28 +6,39 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.quality import variants
 from benchmarks.quality.__main__ import SMALL_OPTIONS, make_bench, measure
+from benchmarks.quality.ablations import VARIANTS, Ablation
 from benchmarks.quality.inputs import Entries, drawn
 from benchmarks.quality.rows import chosen_names
 from benchmarks.quality.scoring import RankedOnce, score_row
 from benchmarks.quality.store import Store, rounded
 from benchmarks.quality.summary import FOLDER_TO_WANTED, targets_of
 from benchmarks.quality.sweep import ORDERS, herding
+from l2d_ray.decode.linear import RepresentedItems
 from l2d_ray.decode.settings import FILE, DecoderSettings
 from l2d_ray.errors import ConfigError
 from l2d_ray.memory.files import write_text
-from tests.toys import build_toy_index, build_toy_run, toy_config
+from l2d_ray.model.encoder import Encoder
+from l2d_ray.text.prompts import tokenize_titles
+from tests.toys import build_toy_index, build_toy_run, tiny_model, toy_config
 
 GAMES = "amazon_Video_Games_2015"
 NUM_USERS = NUM_TEST = 24
+
+
+def title_states(titles):
+    model = tiny_model()
+    prompts = [model.prompts.prompt([title]) for title in tokenize_titles(model.tokenizer, titles, model.settings.max_title_tokens)]
+    return Encoder(model.model).encode(prompts).astype(np.float16)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("quality") / "run"
     run = build_toy_run(run_dir, num_users=NUM_USERS)
-    build_toy_index(run.memory, run_dir / "index", 2)
-    write_text(str(run_dir / "memory"), FILE, DecoderSettings(num_neighbors=20).to_json())
+    build_toy_index(run.memory, run_dir / "index", 2, encode_titles=title_states)
+    write_text(str(run_dir / "memory"), FILE, DecoderSettings(num_neighbors=20, cold_count=0.5).to_json())
     return toy_config(run_dir)
 
 
@@ -189,3 +200,91 @@ def test_drawn_positions_are_distinct_and_ascending():
     assert len(found) == 4
     assert (np.diff(found) > 0).all()
     assert drawn(3, 10, seed=0).tolist() == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def ablation(bench):
+    return Ablation(bench, bench.inputs.valid, np.arange(len(bench.inputs.valid)))
+
+
+def test_every_variant_is_scored_on_validation(figures, bench):
+    found = figures["ablations"]
+    assert list(found["variants"]) == list(VARIANTS)
+    for name, row in found["variants"].items():
+        assert 0 <= row["recall@10"] <= row["recall@20"] <= 1, name
+        assert row["num_candidates"] >= 1, name
+    assert found["variants"]["with a vote"]["num_candidates"] == 24
+    assert found["num_samples"] == len(bench.inputs.valid)
+    assert found["rerank"]["num_samples"] == 10
+
+
+def test_the_ablations_begin_with_the_tuned_decoder(ablation, bench):
+    """Score matrices and the exact search rank alike."""
+    ranked = bench.inputs.run.decoder.search(ablation.split.queries, 20, decoder="whitened").ids
+    found = np.argsort(-ablation.base, axis=1, kind="stable")[:, : ranked.shape[1]]
+    assert (found == ranked).mean() > 0.99
+    assert np.isfinite(ablation.base).sum(axis=1).min() == 20  # cold items too
+
+
+def test_neighbours_and_local_scores_are_those_of_the_local_decoder(ablation, bench):
+    entries = bench.inputs.entries
+    scores = variants.local_scores(
+        ablation.split.queries,
+        variants.nearest(ablation.split.queries, ablation.vectors, 15),
+        ablation.vectors,
+        entries.item_indexes,
+        num_neighbors=15,
+        num_items=bench.inputs.num_items,
+    )
+    wanted = bench.inputs.run.decoder.search(ablation.split.queries, 5, decoder="local", num_neighbors=15)
+    found = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    is_ranked = wanted.ids >= 0
+    assert is_ranked.sum() > 50
+    assert (found == wanted.ids)[is_ranked].mean() > 0.98
+    np.testing.assert_allclose(
+        np.take_along_axis(scores, found, axis=1)[is_ranked], -(wanted.scores[is_ranked] ** 2) / 2, rtol=2e-2, atol=1e-3
+    )
+
+
+def test_votes_by_hand():
+    found = variants.Neighborhoods(np.array([[0, 1, 2]]), np.array([[1.0, 3.0, 1.0]], np.float32))
+    votes = variants.votes(found, np.array([5, 5, 2]), num_neighbors=3, width=1.0, num_items=6)
+    far = np.exp(-2 / (2 * 3))
+    np.testing.assert_allclose(votes[0, [5, 2, 0]], np.log(np.array([1 + far, 1, 0]) / (2 + far) + variants.SMALL_VOTE), rtol=1e-5)
+    nearest_two = variants.votes(found, np.array([5, 5, 2]), num_neighbors=2, width=1.0, num_items=6)
+    np.testing.assert_allclose(nearest_two[0, [5, 2]], np.log(0.5 + variants.SMALL_VOTE), rtol=1e-5)
+
+
+def test_one_prototype_is_the_mean_and_two_find_two_modes():
+    rng = np.random.default_rng(0)
+    modes = np.array([[4.0, 0.0], [-4.0, 0.0]])
+    vectors = np.concatenate([modes[i] + 0.1 * rng.normal(size=(30, 2)) for i in range(2)]).astype(np.float32)
+    other = rng.normal(size=(40, 2)).astype(np.float32)
+    entry_items = np.repeat([1, 3], [60, 40])
+    means = np.stack([vectors.mean(axis=0), other.mean(axis=0)]).astype(np.float32)
+    items = RepresentedItems(np.array([1, 3]), means, np.zeros(2))
+    queries = np.array([[4.0, 0.0], [0.0, 0.0]], np.float32)
+
+    def scores(num, least):
+        everything = np.concatenate([vectors, other])
+        return variants.prototype_scores(
+            queries, everything, entry_items, items, white=np.eye(2), num=num, least=least, seed=0, num_items=5
+        )
+
+    plain = variants.whitened_scores(queries, items, np.eye(2), 5)
+    np.testing.assert_allclose(scores(1, 1)[:, [1, 3]], plain[:, [1, 3]], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scores(2, 100)[:, [1, 3]], plain[:, [1, 3]], rtol=1e-4, atol=1e-4)
+    assert scores(2, 50)[0, 1] > plain[0, 1] + 5
+    assert np.isneginf(scores(2, 50)[:, [0, 2, 4]]).all()
+
+
+def test_ranks_of_score_matrices_by_hand():
+    scores = np.array([[0.5, 0.9, 0.9, -np.inf], [0.1, 0.2, 0.3, 0.4]], np.float32)
+    assert variants.ranks_of(scores, np.array([2, 0])).tolist() == [1, 3]
+    assert variants.ranks_of(scores, np.array([3, 0]), depth=3).tolist() == [-1, -1]
+
+
+def test_a_user_s_own_entries_are_passed_over():
+    vectors = np.arange(6, dtype=np.float32)[:, None]
+    found = variants.nearest(np.zeros((2, 1), np.float32), vectors, 2, banned=[np.array([0, 1]), np.array([], np.int64)])
+    assert [sorted(row) for row in found.positions.tolist()] == [[2, 3], [0, 1]]

@@ -55,6 +55,12 @@ def result():
     swept = {"num_items": 10, "l2d-g": dict.fromkeys(METRICS, 0.3), "l2d-w": dict.fromkeys(METRICS, 0.4)}
     return {
         "data": "toys",
+        "ablations": {
+            "split": "valid",
+            "num_samples": 3000,
+            "variants": {"with a vote": dict.fromkeys(METRICS, 0.11) | {"num_candidates": 24, "settings": {"weight": 0.25}}},
+            "rerank": {"num_samples": 300, "num_reranked": 50, "before": dict.fromkeys(METRICS, 0.3)},
+        },
         "grids": "quick",
         "num_epochs": 5,
         "num_decoder_trials": 55,
