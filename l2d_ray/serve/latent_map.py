@@ -18,7 +18,7 @@ from pydantic import Field
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.index.layout import Index, IndexManifest
 from l2d_ray.memory.statistics import ItemStatistics
-from l2d_ray.serve.messages import Message
+from l2d_ray.serve.wire import Message
 
 MAX_POINTS: Final = 2000
 MAX_BYTES: Final = 2 << 30
