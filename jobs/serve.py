@@ -67,7 +67,8 @@ def deployed(config: RunConfig) -> Iterator[None]:
     """The application on the connected cluster, deleted at the end."""
     from ray import serve  # only now: its constants are read from the environment when it is imported
 
-    from l2d_ray.serve.on_ray import ServeArguments, build_app
+    from l2d_ray.serve.arguments import ServeArguments
+    from l2d_ray.serve.on_ray import build_app
 
     num_shards = read_manifest(config.index_dir).num_shards
     arguments = ServeArguments(

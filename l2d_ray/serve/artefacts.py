@@ -24,6 +24,7 @@ from l2d_ray.memory.files import read_text
 from l2d_ray.memory.table import exists
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, load_checkpoint, read_metadata, verify_checkpoint
+from l2d_ray.serve.explain import SampleHistories
 from l2d_ray.serve.logic import RecommendationLogic
 from l2d_ray.text.prompts import PromptSettings
 
@@ -35,6 +36,7 @@ class ServedArtefacts:
     Attributes:
         settings: the tuned ones; their decoder is one of ``decoders``.
         decoders: those that the deployment answers. Where local is not among them, no part loads an entry.
+        memory_uri: of the memory that the index was built from, whose samples explain; None: nothing is explained.
     """
 
     checkpoint_dir: Path
@@ -42,6 +44,7 @@ class ServedArtefacts:
     prompts: PromptSettings
     settings: DecoderSettings
     decoders: tuple[DecoderName, ...] = DECODERS
+    memory_uri: str | None = None
 
     @property
     def manifest(self) -> IndexManifest:
@@ -66,15 +69,22 @@ class ServedArtefacts:
             raise ArtefactError(
                 f"The index at {index.index_dir} is {index.manifest.dim} wide, the model's states {dim}; run jobs.build_index again."
             )
-        for folder in map(index.shard_dir, range(index.manifest.num_shards)):
-            if not is_sealed(folder):
-                raise ArtefactError(f"The shard {folder} is missing or half-built; run jobs.build_index again.")
-        if index.manifest.kind == "statistics" and "local" in decoders:
+        _refuse_unfit(index, decoders)
+        settings = _served_settings(_tuned_settings(memory_uri), decoders)
+        return cls(checkpoint_dir, index, prompts, settings, tuple(decoders), memory_uri)
+
+    def of_generation(self, generation: str) -> ServedArtefacts:
+        """The same with another generation of the index; ArtefactError where that one cannot take this one's place."""
+        if generation == self.manifest.generation:
+            return self
+        index = open_index(self.index.index_dir, fingerprint=self.manifest.fingerprint, generation=generation)
+        if index.manifest.num_shards != self.manifest.num_shards:
             raise ArtefactError(
-                f"The index at {index.index_dir} holds item statistics alone, but the decoder local needs entries; serve with "
-                "decoders: [global, whitened], or set index.kind to auto and run jobs.build_index again."
+                f"The index {generation} at {index.index_dir} has {index.manifest.num_shards} shards, the application was deployed with "
+                f"{self.manifest.num_shards}; deploy again to serve it."
             )
-        return cls(checkpoint_dir, index, prompts, _served_settings(_tuned_settings(memory_uri), decoders), tuple(decoders))
+        _refuse_unfit(index, self.decoders)
+        return replace(self, index=index)
 
     def load_logic(self) -> RecommendationLogic:
         """Tokenizer and catalogue, without the model."""
@@ -82,7 +92,10 @@ class ServedArtefacts:
         tokenizer = AutoTokenizer.from_pretrained(str(self.checkpoint_dir), trust_remote_code=False)
         language_model = LanguageModel(None, tokenizer, self.prompts, self.manifest.fingerprint)
         writer = PromptWriter.of(language_model, catalogue)
-        return RecommendationLogic(self.manifest, catalogue, writer, self.settings, decoders=self.decoders)
+        histories = None if self.memory_uri is None else SampleHistories(self.memory_uri, self.manifest.memory_version)
+        return RecommendationLogic(
+            self.manifest, catalogue, writer, self.settings, pooled=self.index.pooled(), decoders=self.decoders, histories=histories
+        )
 
     def load_encoder(self, *, device: str, max_batch_tokens: int) -> Encoder:
         language_model = load_checkpoint(self.checkpoint_dir, device=device)
@@ -109,6 +122,18 @@ class ServedArtefacts:
                 f"The index that the application was deployed with, of memory version {self.manifest.memory_version}, is no longer at "
                 f"{folder}, since newer ones were built; deploy again."
             )
+
+
+def _refuse_unfit(index: Index, decoders: Sequence[DecoderName]) -> None:
+    """Raise ArtefactError where a shard is not whole, or the index has no entries for a decoder that needs them."""
+    for folder in map(index.shard_dir, range(index.manifest.num_shards)):
+        if not is_sealed(folder):
+            raise ArtefactError(f"The shard {folder} is missing or half-built; run jobs.build_index again.")
+    if index.manifest.kind == "statistics" and "local" in decoders:
+        raise ArtefactError(
+            f"The index at {index.index_dir} holds item statistics alone, but the decoder local needs entries; serve with "
+            "decoders: [global, whitened], or set index.kind to auto and run jobs.build_index again."
+        )
 
 
 def _served_settings(tuned: DecoderSettings, decoders: Sequence[DecoderName]) -> DecoderSettings:

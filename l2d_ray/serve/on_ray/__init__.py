@@ -1,0 +1,80 @@
+"""The service on Ray Serve: ``build_app(arguments)``, which a Serve configuration file names as its import path.
+
+    Ingress (HTTP)  ->  Encoder (batches by tokens)  ->  Shard-0, Shard-1, ... at once  ->  Ingress merges, and asks a few shards again
+
+Replicas of one deployment are interchangeable and a shard is another piece of data, so every shard is a deployment of its own name
+with its own replica count. Between deployments travel numpy arrays in the records of ``decode.search``. Queues are bounded everywhere:
+what no longer fits is answered 503 with Retry-After. This folder holds all that knows Ray; its pure twins lie beside it.
+
+No ``from __future__ import annotations`` here: Serve reads the annotation of ``build_app`` to turn YAML arguments into ``ServeArguments``.
+"""
+
+from typing import Any, Final
+
+from ray import serve
+
+from l2d_ray.serve.arguments import ServeArguments
+from l2d_ray.serve.artefacts import ServedArtefacts
+from l2d_ray.serve.on_ray.ingress import Ingress
+from l2d_ray.serve.on_ray.replicas import EncoderReplica, ShardReplica
+
+ENCODER: Final = "Encoder"
+INGRESS: Final = "Ingress"
+CALLS_QUEUED: Final = 100
+"""Calls of an ingress that wait for a replica of encoder or shard at most; ingresses hold back by themselves long before."""
+REFUSALS: Final = 512
+"""Requests that an ingress refuses at once; what comes beyond them Serve refuses."""
+
+
+def build_app(arguments: ServeArguments) -> serve.Application:
+    """The application over one checkpoint and one index; raises ArtefactError before anything is deployed."""
+    artefacts = ServedArtefacts.pin(
+        arguments.checkpoint_dir, arguments.index_dir, memory_uri=arguments.memory_uri, decoders=arguments.decoders
+    )
+    encoder = serve.deployment(EncoderReplica, name=ENCODER).options(**_encoder_options(arguments)).bind(artefacts, arguments)
+    shards = {
+        shard_name(shard): serve.deployment(ShardReplica, name=shard_name(shard))
+        .options(**_shard_options(arguments))
+        .bind(artefacts, shard, arguments)
+        for shard in range(artefacts.manifest.num_shards)
+    }
+    ingress = serve.deployment(serve.ingress()(Ingress), name=INGRESS).options(**_ingress_options(arguments))
+    application: serve.Application = ingress.bind(artefacts, arguments, encoder, shards)
+    return application
+
+
+def shard_name(shard: int) -> str:
+    """Name of a shard's deployment."""
+    return f"Shard-{shard}"
+
+
+def _options(num_replicas: int, *, num_cpus: float, num_gpus: float, arguments: ServeArguments) -> dict[str, Any]:
+    return {
+        "num_replicas": num_replicas,
+        "ray_actor_options": {"num_cpus": num_cpus, "num_gpus": num_gpus},
+        "health_check_period_s": arguments.health_check_period_s,
+        "health_check_timeout_s": arguments.health_check_timeout_s,
+    }
+
+
+def _called_options(num_replicas: int, *, num_cpus: float, num_gpus: float, arguments: ServeArguments) -> dict[str, Any]:
+    """Of a deployment behind the ingress: room for the calls of all ingress replicas, and a bounded queue."""
+    room = arguments.ingress_replicas * arguments.calls_per_replica * num_replicas + 1
+    queues = {"max_ongoing_requests": room, "max_queued_requests": CALLS_QUEUED}
+    return _options(num_replicas, num_cpus=num_cpus, num_gpus=num_gpus, arguments=arguments) | queues
+
+
+def _encoder_options(arguments: ServeArguments) -> dict[str, Any]:
+    cpus, gpus = arguments.encoder_num_cpus, arguments.encoder_num_gpus
+    return _called_options(arguments.encoder_replicas, num_cpus=cpus, num_gpus=gpus, arguments=arguments)
+
+
+def _shard_options(arguments: ServeArguments) -> dict[str, Any]:
+    cpus, gpus = arguments.shard_num_cpus, arguments.shard_num_gpus
+    return _called_options(arguments.shard_replicas, num_cpus=cpus, num_gpus=gpus, arguments=arguments)
+
+
+def _ingress_options(arguments: ServeArguments) -> dict[str, Any]:
+    """More room than the ingress works on at once, so that it refuses by itself, with a problem answer, before Serve would."""
+    queues = {"max_ongoing_requests": arguments.max_requests + REFUSALS, "max_queued_requests": REFUSALS}
+    return _options(arguments.ingress_replicas, num_cpus=arguments.ingress_num_cpus, num_gpus=0, arguments=arguments) | queues
