@@ -7,6 +7,7 @@
     │   ├── ConflictError   another writer was first; the same change may succeed when made again
     │   └── StorageError    what is to be stored could not be written, for example because the disk is full
     ├── RequestError    a request's value; `field` is its path in the request
+    │   └── NotFoundError    what the request is about does not exist
     └── UnavailableError    a service, or a part of it, cannot answer now
 
 Jobs turn any of them into exit code 2, the HTTP service into a 4xx or 503 problem answer.
@@ -48,6 +49,10 @@ class RequestError(L2DError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class NotFoundError(RequestError):
+    """What a request is about does not exist."""
 
 
 class UnavailableError(L2DError):

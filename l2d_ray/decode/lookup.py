@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from l2d_ray.index.search import squared_distances
 from l2d_ray.index.shard import Shard
+from l2d_ray.memory.titles import TitleMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +55,20 @@ class Reasons:
     entries: tuple[dict[int, tuple[NearEntry, ...]], ...]
 
 
-def item_vectors(shard: Shard, request: VectorsRequest) -> ItemVectors:
-    """The means of the items' entries."""
+def item_vectors(shard: Shard, request: VectorsRequest, title_map: TitleMap | None = None) -> ItemVectors:
+    """The means of the items' entries; for items without any, where there is a map, what their titles say."""
     statistics = shard.statistics
-    wanted = np.unique(request.item_indexes)
-    places = np.flatnonzero(np.isin(statistics.item_indexes, wanted))
-    means = statistics.sums[places] / statistics.counts[places, None]
-    return ItemVectors(statistics.item_indexes[places], means.astype(np.float32))
+    items = np.unique(request.item_indexes)
+    places = np.flatnonzero(np.isin(statistics.item_indexes, items))
+    means = (statistics.sums[places] / statistics.counts[places, None]).astype(np.float32)
+    warm = ItemVectors(statistics.item_indexes[places], means)
+    if shard.titles is None or title_map is None:
+        return warm
+    cold = np.intersect1d(np.setdiff1d(items, warm.item_indexes), shard.titles.item_indexes)
+    found = np.concatenate([warm.item_indexes, cold])
+    order = np.argsort(found)
+    known = title_map.means(shard.titles.states[shard.titles.places_of(cold)])
+    return ItemVectors(found[order], np.concatenate([warm.vectors, known])[order])
 
 
 def reasons(shard: Shard, request: ReasonsRequest) -> Reasons:

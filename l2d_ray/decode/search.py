@@ -94,6 +94,7 @@ class ShardSearcher:
         decoders: Sequence[DecoderName] = DECODERS,
     ) -> None:
         self.shard = shard
+        self._title_map = pooled.title_map
         statistics, device = shard.statistics, shard.device
         self._linear: dict[DecoderName, GlobalDecoder | WhitenedDecoder] = {}
         self._means = statistics.means() if {"global", "whitened"} & set(decoders) else np.zeros((0, 0), dtype=np.float32)
@@ -108,7 +109,7 @@ class ShardSearcher:
             case LocalRequest():
                 return local_candidates(self.shard, request)
             case VectorsRequest():
-                return item_vectors(self.shard, request)
+                return item_vectors(self.shard, request, self._title_map)
             case ReasonsRequest():
                 return reasons(self.shard, request)
         decoder = self._linear[request.decoder]

@@ -29,7 +29,7 @@ from l2d_ray.index.segment import SUMMARY as SEGMENT_SUMMARY
 from l2d_ray.index.segment import Segment, open_search, open_segment
 from l2d_ray.memory.statistics import NO_TIMESTAMP, ItemStatistics
 from l2d_ray.memory.titles import TitleStates
-from l2d_ray.schema import NUM_BUCKETS
+from l2d_ray.schema import NUM_BUCKETS, bucket_of
 
 SUMMARY: Final = "shard.json"
 ARRAY_TO_FIELD: Final = {"items": "item_indexes"} | {
@@ -43,6 +43,11 @@ TOTAL: Final = "total.npy"
 def buckets_of_shard(shard: int, num_shards: int) -> range:
     """The contiguous buckets of a shard; the shards' ranges are disjoint and cover all buckets."""
     return range(-(-shard * NUM_BUCKETS // num_shards), -(-(shard + 1) * NUM_BUCKETS // num_shards))
+
+
+def shard_of_item(item_id: str, num_shards: int) -> int:
+    """The shard whose buckets hold an item."""
+    return bucket_of(item_id) * num_shards // NUM_BUCKETS
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,53 +1,114 @@
-"""The HTTP API over a ``Recommender``: routes and their documentation, knowing no Ray. ``/docs`` and ``/openapi.json`` come with it."""
+"""The HTTP API: routes and their documentation over a ``Recommender``, knowing no Ray. ``/docs`` and ``/openapi.json`` come with it."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Path, Query, Request
 
+from l2d_ray.decode.settings import DecoderName
 from l2d_ray.errors import UnavailableError
-from l2d_ray.serve import page, problems
-from l2d_ray.serve.messages import Health, RecommendationAnswer, RecommendationRequest, ServiceStatus
+from l2d_ray.serve import problems
+from l2d_ray.serve.access import AccessControl, Caller
+from l2d_ray.serve.edge import MAX_BODY_BYTES, BodyLimit, RequestIds
+from l2d_ray.serve.management import Management
+from l2d_ray.serve.messages import (
+    MAX_K,
+    MAX_NUM_NEIGHBORS,
+    MAX_TIMEOUT_MS,
+    BatchAnswer,
+    BatchRequest,
+    Health,
+    RankingOptions,
+    RecommendationAnswer,
+    RecommendationRequest,
+)
 from l2d_ray.serve.service import Recommender
+from l2d_ray.serve.state_routes import add_state_routes
+from l2d_ray.serve.wire import MAX_TEXT
 
 DESCRIPTION = "Recommendations from an LLM's hidden state, without generating a word. Errors are problem answers (RFC 9457)."
 
 
-def build_api(recommender: Recommender) -> FastAPI:
-    """Routes that answer with this recommender."""
+def build_api(recommender: Recommender, access: AccessControl | None = None, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+    """Routes that answer with this recommender.
+
+    Args:
+        access: who may call them; None: everybody.
+    """
+    access = access or AccessControl(None)
+    management = Management(recommender)
     api = FastAPI(title="l2d_ray", description=DESCRIPTION)
     problems.install(api)
-    page.install(api)
+    _add_recommendations(api, recommender, access)
+    add_state_routes(api, management, access)
+    _add_health(api, recommender)
+    api.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    api.add_middleware(RequestIds)
+    return api
+
+
+def _add_recommendations(api: FastAPI, recommender: Recommender, access: AccessControl) -> None:
+    read = Depends(access.require("read"))
 
     @api.post(
         "/v1/recommendations",
         summary="Items that follow a history",
-        responses=problems.documented(
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
+        tags=["recommendations"],
+        responses=problems.documented(*problems.OF_BODIES),
+        dependencies=[read],
     )
-    async def recommend(request: RecommendationRequest) -> RecommendationAnswer:
-        return await recommender.recommend(request)
+    async def recommend(body: RecommendationRequest, request: Request) -> RecommendationAnswer:
+        return await recommender.recommend(body, request.state.request_id)
+
+    @api.post(
+        "/v1/recommendations/batch",
+        summary="Items that follow many histories, encoded and searched together",
+        tags=["recommendations"],
+        responses=problems.documented(*problems.OF_BODIES),
+    )
+    async def recommend_batch(body: BatchRequest, request: Request, caller: Caller = read) -> BatchAnswer:
+        access.charge(caller, len(body.requests))
+        return BatchAnswer(answers=await recommender.recommend_all(body.requests, request.state.request_id))
 
     @api.get(
-        "/v1/status",
-        summary="What is served: memory version, model, decoders, shards and their bytes",
-        responses=problems.documented(HTTPStatus.SERVICE_UNAVAILABLE),
+        "/v1/items/{item_id:path}/similar",
+        summary="Items whose histories are like an item's",
+        tags=["recommendations"],
+        responses=problems.documented(*problems.OF_ITEMS),
+        dependencies=[read],
     )
-    async def status() -> ServiceStatus:
-        return await recommender.status()
+    async def similar(
+        item_id: Annotated[str, Path(min_length=1, max_length=MAX_TEXT)],
+        request: Request,
+        k: Annotated[int, Query(ge=1, le=MAX_K)] = 10,
+        decoder: DecoderName | None = None,
+        num_neighbors: Annotated[int | None, Query(ge=1, le=MAX_NUM_NEIGHBORS)] = None,
+        diversity: Annotated[float, Query(ge=0, le=1, allow_inf_nan=False)] = 0.0,
+        timeout_ms: Annotated[int | None, Query(ge=1, le=MAX_TIMEOUT_MS)] = None,
+        require_complete: bool = False,
+    ) -> RecommendationAnswer:
+        options = RankingOptions(
+            k=k,
+            decoder=decoder,
+            num_neighbors=num_neighbors,
+            diversity=diversity,
+            timeout_ms=timeout_ms,
+            require_complete=require_complete,
+        )
+        return await recommender.similar(item_id, options, request.state.request_id)
 
-    @api.get("/healthz", summary="Whether the process lives")
+
+def _add_health(api: FastAPI, recommender: Recommender) -> None:
+    @api.get("/healthz", summary="Whether the process lives", tags=["operations"])
     async def healthz() -> Health:
         return Health()
 
     @api.get(
         "/readyz",
         summary="Whether encoder and shards all answer",
+        tags=["operations"],
         responses=problems.documented(HTTPStatus.SERVICE_UNAVAILABLE),
     )
     async def readyz() -> Health:
@@ -55,5 +116,3 @@ def build_api(recommender: Recommender) -> FastAPI:
         if missing:
             raise UnavailableError(f"Not ready: no answer from {', '.join(missing)}; wait until they have started.", retry_after_s=1)
         return Health()
-
-    return api

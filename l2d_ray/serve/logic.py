@@ -1,23 +1,71 @@
-"""What a request means and what its answer says, for one served version: histories, search requests, items with titles. No network."""
+"""What a request means and what its answer says, for one served version: histories, rows of a search, items with titles. No network.
+
+    request -> Question -> (encoder) -> SearchRequest -> (shards) -> ranked items
+
+For one thread: it holds the live catalogue, which edits change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.titles import clean_title
+from l2d_ray.decode.cold import ColdItems
 from l2d_ray.decode.decoder import HistoryItem, PromptWriter, edge_scores
-from l2d_ray.decode.restriction import ascending
+from l2d_ray.decode.linear import WhitenedRule
 from l2d_ray.decode.search import SearchRequest
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
-from l2d_ray.decode.topk import TopK
+from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.errors import RequestError
 from l2d_ray.index.layout import IndexManifest
-from l2d_ray.serve.messages import HistoryEntry, RecommendationRequest, RecommendedItem, TitledItem
+from l2d_ray.index.shard import shard_of_item
+from l2d_ray.memory.statistics import PooledStatistics
+from l2d_ray.memory.titles import TitleStates
+from l2d_ray.serve.catalogue_search import TitleSearch
+from l2d_ray.serve.explain import SampleHistories
+from l2d_ray.serve.live_catalogue import LiveCatalogue
+from l2d_ray.serve.messages import HistoryEntry, RankingOptions, RecommendationRequest, TitledItem
+from l2d_ray.serve.ranking import Row, merged, rows_of
+from l2d_ray.store.records import EditedItem
 from l2d_ray.text.prompts import TokenIds
+
+LEAST_POOL, POOL_PER_ITEM, MOST_POOL = 100, 4, 1000
+"""Items among which a diverse page is chosen: so many for each item wanted, within bounds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A request as far as its ranking goes.
+
+    Attributes:
+        rows: what is searched for its query; see ``ranking``.
+        offset: items of the ranking that are on earlier pages.
+        depth: length of the ranking that is searched.
+        cold: items that no shard has, when the question was read.
+    """
+
+    decoder: DecoderName
+    num_neighbors: int
+    rows: list[Row]
+    k: int
+    offset: int
+    depth: int
+    diversity: float
+    cold: ColdItems | None
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Items (m,) best first, and their scores as users see them (m,)."""
+
+    items: list[int]
+    scores: list[float]
 
 
 class RecommendationLogic:
@@ -28,6 +76,12 @@ class RecommendationLogic:
         catalogue: the index's, to which item indexes refer.
         settings: the tuned ones, for what a request leaves open.
         decoders: those that a request may name.
+        pooled: the index's.
+        histories: of the memory's samples, for explanations; None: there are none.
+
+    Attributes:
+        catalogue: with all edits that were taken.
+        awaited_titles: new items that cannot be ranked before the states of their titles are there.
     """
 
     def __init__(
@@ -37,13 +91,25 @@ class RecommendationLogic:
         writer: PromptWriter,
         settings: DecoderSettings,
         *,
+        pooled: PooledStatistics,
         decoders: Sequence[DecoderName] = DECODERS,
+        histories: SampleHistories | None = None,
     ) -> None:
         self.manifest = manifest
         self.settings = settings
         self.decoders = tuple(decoders)
-        self._catalogue = catalogue
+        self.histories = histories
+        self.catalogue = LiveCatalogue(catalogue)
+        self.awaited_titles: list[int] = []
         self._writer = writer
+        self._pooled = pooled
+        self._title_states: dict[int, tuple[str, NDArray[np.float16]]] = {}
+        self._cold: ColdItems | None = None
+
+    @cached_property
+    def title_search(self) -> TitleSearch:
+        """Over the index's own titles."""
+        return TitleSearch(self.catalogue.base.titles)
 
     def check_decoder(self, decoder: DecoderName | None) -> None:
         """RequestError where a request names a decoder that is not served."""
@@ -53,49 +119,165 @@ class RecommendationLogic:
                 f"The decoder {decoder!r} is not served here; name one of {', '.join(self.decoders)}, or none for {self.settings.decoder}.",
             )
 
-    def read_history(self, history: Sequence[HistoryEntry]) -> list[HistoryItem]:
-        """Item indexes of what the catalogue has, clean titles of the rest; RequestError names the entry that is neither."""
-        return [self._read_entry(entry, position) for position, entry in enumerate(history)]
+    def check_explanations(self) -> None:
+        """RequestError where this deployment has nothing to explain with."""
+        if self.histories is None or "local" not in self.decoders:
+            raise RequestError(
+                "explain", "Explanations need memory_uri and the entries that the decoder local loads; this deployment has them not."
+            )
+
+    def read_history(self, request: RecommendationRequest, stored: Sequence[str]) -> tuple[list[HistoryItem], set[int]]:
+        """What a prompt is written of, and the items that the user has met.
+
+        Args:
+            stored: the user's stored items; those that no catalogue ever had are passed over.
+
+        Raises RequestError naming the entry that is neither an item nor a readable title.
+        """
+        known = [index for item_id in stored if (index := self.catalogue.index_of(item_id)) is not None]
+        entries = [self._read_entry(entry, position) for position, entry in enumerate(request.history)]
+        read = [*known, *entries]
+        if not read:
+            raise RequestError(
+                "history" if request.user_id is None else "user_id",
+                "The request needs a history of at least one item, or the user_id of somebody with stored interactions.",
+            )
+        items = [self.catalogue.history_item(entry) if isinstance(entry, int) else entry for entry in read]
+        return items, {entry for entry in read if isinstance(entry, int)}
 
     def write_prompt(self, history: Sequence[HistoryItem]) -> TokenIds:
         return self._writer.write(history)
 
-    def search_request(self, request: RecommendationRequest, history: Sequence[HistoryItem], query: NDArray[np.float32]) -> SearchRequest:
-        """What the shards are asked for a query (d,)."""
-        banned = {item for item in history if isinstance(item, int)} if request.exclude_history else set()
-        return SearchRequest(
-            queries=query[None, :],
+    def question(self, request: RankingOptions, left_out: set[int], *, offset: int = 0) -> Question:
+        """How the request is ranked.
+
+        Args:
+            left_out: item indexes that must not be recommended.
+        """
+        self.check_decoder(request.decoder)
+        excluded = left_out | self.catalogue.deleted() | set(self._known_indexes(request.exclude_item_ids))
+        boosts = [(self.catalogue.mask(boost.filter), boost.weight) for boost in request.boosts]
+        pool = min(max(POOL_PER_ITEM * request.k, LEAST_POOL), MOST_POOL)
+        return Question(
             decoder=request.decoder or self.settings.decoder,
-            k=request.k,
             num_neighbors=request.num_neighbors or self.settings.num_neighbors,
-            excluded=(ascending(banned),),
-            allowed=(None,),
+            rows=rows_of(excluded, self._mask(request), boosts),
+            k=request.k,
+            offset=offset,
+            depth=pool if request.diversity else offset + request.k + 1,  # one more says whether there is a next page
+            diversity=request.diversity,
+            cold=self._cold,
         )
 
-    def name_items(self, found: TopK, request: SearchRequest) -> list[RecommendedItem]:
-        """The answer's items from what a request of one query found, padding dropped."""
+    def search_request(self, questions: Sequence[Question], queries: NDArray[np.float32]) -> SearchRequest:
+        """One search of all rows of questions that share decoder and num_neighbors, each with its query (n, d)."""
+        repeats = [len(question.rows) for question in questions]
+        return SearchRequest(
+            queries=np.repeat(queries, repeats, axis=0),
+            decoder=questions[0].decoder,
+            k=max(question.depth for question in questions),
+            num_neighbors=questions[0].num_neighbors,
+            excluded=tuple(row.excluded for question in questions for row in question.rows),
+            allowed=tuple(row.allowed for question in questions for row in question.rows),
+        )
+
+    def ranked(self, found: TopK, request: SearchRequest, questions: Sequence[Question]) -> list[Ranked]:
+        """The ranking of each question: what the shards found and the items that no shard has."""
+        cold = questions[0].cold
+        if cold is not None:
+            fresh = cold.top_k(request.queries, request.decoder, request.k, excluded=request.excluded, allowed=request.allowed)
+            found = merge_top_k([found, fresh], request.k)
         found = edge_scores(found, request.decoder)
-        ranked = zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True)
-        return [
-            RecommendedItem(item_id=self._catalogue.item_ids[item], title=self._catalogue.titles[item], score=score, rank=rank)
-            for rank, (item, score) in enumerate(ranked, start=1)
-            if item >= 0
-        ]
+        stops = np.cumsum([len(question.rows) for question in questions]).tolist()
+        rankings = []
+        for question, stop in zip(questions, stops, strict=True):
+            rows = slice(stop - len(question.rows), stop)
+            mine = merged(TopK(found.ids[rows], found.scores[rows]), question.rows, question.depth)
+            is_real = mine.ids[0] >= 0
+            rankings.append(Ranked(mine.ids[0][is_real].tolist(), mine.scores[0][is_real].tolist()))
+        return rankings
+
+    def by_shard(self, items: Sequence[int]) -> dict[int, NDArray[np.int64]]:
+        """The items that are in the index, by the shard that has them."""
+        shards: dict[int, list[int]] = {}
+        for index in items:
+            if index < len(self.catalogue.base):
+                shard = shard_of_item(self.catalogue.base.item_ids[index], self.manifest.num_shards)
+                shards.setdefault(shard, []).append(index)
+        return {shard: np.array(sorted(mine), dtype=np.int64) for shard, mine in shards.items()}
+
+    def cold_vector(self, index: int) -> NDArray[np.float32] | None:
+        """Representation (d,) of an item that no shard has; None of any other."""
+        if self._cold is None or index not in self._cold.item_indexes:
+            return None
+        vector: NDArray[np.float32] = self._cold.vectors[np.searchsorted(self._cold.item_indexes, index)]
+        return vector
+
+    def take_edits(self, edits: Iterable[EditedItem]) -> None:
+        """Let the catalogue be as it is now."""
+        self.catalogue.apply(edits)
+        self._rank_cold()
+
+    def titles_to_encode(self) -> dict[int, TokenIds]:
+        """Prompts of the titles whose states are awaited, by item."""
+        return {index: self._writer.write([self.catalogue.item(index).title]) for index in self.awaited_titles}
+
+    def take_title_states(self, indexes: Sequence[int], states: NDArray[np.float32]) -> None:
+        """States (n, d) of awaited titles: these items are ranked from now on."""
+        for index, state in zip(indexes, states.astype(np.float16), strict=True):
+            self._title_states[index] = (self.catalogue.item(index).title, state)
+        self._rank_cold()
+
+    @cached_property
+    def _rule(self) -> WhitenedRule:
+        return WhitenedRule.of(self._pooled, self.settings)
+
+    def _rank_cold(self) -> None:
+        """Rank the new items whose titles' states are known, and await the others'."""
+        titles = {index: self.catalogue.item(index).title for index in self.catalogue.new_items()}
+        known = sorted(index for index, title in titles.items() if self._title_states.get(index, ("",))[0] == title)
+        self.awaited_titles = sorted(titles.keys() - set(known))
+        self._cold = None
+        if known:
+            states = TitleStates(np.array(known, dtype=np.int64), np.stack([self._title_states[index][1] for index in known]))
+            self._cold = ColdItems(states, self._rule, self._pooled)
+
+    def _mask(self, request: RankingOptions) -> NDArray[np.bool_] | None:
+        """(n,) which items may be ranked; None: any."""
+        mask = None if request.filter is None else self.catalogue.mask(request.filter)
+        if request.candidate_item_ids is None:
+            return mask
+        candidates = np.zeros(len(self.catalogue), dtype=np.bool_)
+        for position, item_id in enumerate(request.candidate_item_ids):
+            candidates[self.existing_index(item_id, f"candidate_item_ids.{position}")] = True
+        return candidates if mask is None else candidates & mask
+
+    def existing_index(self, item_id: str, field: str) -> int:
+        """RequestError naming the field where the catalogue never had such an item."""
+        index = self.catalogue.index_of(item_id)
+        if index is None:
+            raise RequestError(
+                field, f"Item {item_id!r} is not among the {self.catalogue.num_items} items of the catalogue; give an item_id of it."
+            )
+        return index
+
+    def _known_indexes(self, item_ids: Sequence[str]) -> list[int]:
+        return [index for item_id in item_ids if (index := self.catalogue.index_of(item_id)) is not None]
 
     def _read_entry(self, entry: HistoryEntry, position: int) -> HistoryItem:
         if isinstance(entry, TitledItem):
             return self._read_title(entry.title, position)
-        index = self._catalogue.item_id_to_index.get(entry)
+        index = self.catalogue.index_of(entry)
         if index is None:
             raise RequestError(
                 f"history.{position}",
-                f"Item {entry!r} is not among the {len(self._catalogue)} items of the catalogue; "
+                f"Item {entry!r} is not among the {self.catalogue.num_items} items of the catalogue; "
                 'give an item_id of the catalogue, or {"title": "..."} for an item outside it.',
             )
         return index
 
     def _read_title(self, title: str, position: int) -> HistoryItem:
-        index = self._catalogue.title_to_index.get(title)
+        index = self.catalogue.index_of_title(title)
         if index is not None:
             return index
         cleaned = clean_title(title)
@@ -103,4 +285,5 @@ class RecommendationLogic:
             raise RequestError(
                 f"history.{position}.title", f"Nothing is left of the title {title!r} once it is cleaned; give readable text."
             )
-        return self._catalogue.title_to_index.get(cleaned, cleaned)
+        index = self.catalogue.index_of_title(cleaned)
+        return cleaned if index is None else index

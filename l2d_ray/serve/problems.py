@@ -9,10 +9,23 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from l2d_ray.errors import L2DError, RequestError, UnavailableError
+from l2d_ray.errors import L2DError, NotFoundError, RequestError, UnavailableError
+from l2d_ray.serve.edge import REQUEST_ID
 from l2d_ray.serve.messages import FieldError, Problem, field_errors
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+OF_ALL: Final = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+"""What any route behind access control may answer; then also those with a body, those about an item, and those with both."""
+OF_BODIES: Final = (*OF_ALL, HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+OF_ITEMS: Final = (*OF_ALL, HTTPStatus.NOT_FOUND)
+OF_ITEM_BODIES: Final = (*OF_BODIES, HTTPStatus.NOT_FOUND)
 
 
 def install(api: FastAPI) -> None:
@@ -29,6 +42,8 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 def problem_of(error: Exception) -> Problem:
     """What the caller is told: its own mistakes field by field, our faults without their insides."""
     match error:
+        case NotFoundError():
+            return _problem(HTTPStatus.NOT_FOUND, [FieldError(field=error.field, message=str(error))])
         case RequestError():
             return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, [FieldError(field=error.field, message=str(error))])
         case RequestValidationError():
@@ -42,10 +57,13 @@ def problem_of(error: Exception) -> Problem:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
+    request_id = getattr(request.state, "request_id", None)
+    problem = problem_of(error).model_copy(update={"request_id": request_id})
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, UnavailableError) and error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if request_id is not None:
+        headers[REQUEST_ID] = request_id
     return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
 
 

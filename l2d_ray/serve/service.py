@@ -1,117 +1,258 @@
-"""One request from end to end, knowing no Ray: request -> prompt -> query vector -> shards -> merge -> answer with titles.
+"""Recommendations from end to end, knowing no Ray: request -> prompt -> query vector -> shards -> merge -> answer with titles.
 
 ``RecommendationLogic`` is the arithmetic at both ends, ``Backend`` what stands between: the encoder and the shards, wherever they run.
-The steps are those of ``LatentDecoder``, so the ids are the oracle's (tested). Every answer is from one version over all shards.
+The steps are those of ``LatentDecoder``, so the ids are the oracle's (tested). Every answer is from one version over all shards. A single
+request is a batch of one: all prompts of a batch are encoded together, and all that share version and decoder are searched together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Final
 
-from l2d_ray.decode.decoder import HistoryItem
-from l2d_ray.decode.local_merge import LearntSpread
-from l2d_ray.decode.search import Exchange, SearchRequest, ShardAnswer, ShardRequest, begin_search
+import numpy as np
+from numpy.typing import NDArray
+
+from l2d_ray.decode.lookup import NearEntry
+from l2d_ray.decode.settings import DECODERS, DecoderName
+from l2d_ray.errors import ArtefactError, NotFoundError, UnavailableError
 from l2d_ray.serve.backend import Backend
-from l2d_ray.serve.logic import RecommendationLogic
-from l2d_ray.serve.messages import RecommendationAnswer, RecommendationRequest, ServiceStatus, ShardStatus, TimingsMs
+from l2d_ray.serve.cursor import MAX_OFFSET, Cursor
+from l2d_ray.serve.explain import SampleHistory
+from l2d_ray.serve.logic import Question, Ranked, RecommendationLogic
+from l2d_ray.serve.loop import OffLoop
+from l2d_ray.serve.messages import (
+    Completeness,
+    RankingOptions,
+    Reason,
+    RecommendationAnswer,
+    RecommendationRequest,
+    RecommendedItem,
+    TimingsMs,
+)
+from l2d_ray.serve.plans import Plan, deadline_of, fields_below, plan_of
+from l2d_ray.serve.ranking import diversified
+from l2d_ray.serve.shards import RETRY_AFTER_S, Shards
+from l2d_ray.serve.state import State
 from l2d_ray.text.prompts import TokenIds
 
-Result = TypeVar("Result")
-Arguments = ParamSpec("Arguments")
+NUM_REASONS: Final = 3
 
 
-@dataclass
-class _Stopwatch:
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A request as it was read.
+
+    Attributes:
+        num_stored: interactions of the user's stored history that it saw.
+    """
+
+    request: RankingOptions
+    logic: RecommendationLogic
+    question: Question
+    plan: Plan | None = None
+    num_stored: int = 0
+
+    @property
+    def group(self) -> tuple[int, str, int]:
+        """Requests with equal groups are searched together."""
+        return self.logic.manifest.memory_version, self.question.decoder, self.question.num_neighbors
+
+    @property
+    def explains(self) -> bool:
+        return self.plan is not None and self.plan.request.explain
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What was found for a request, and in how many shards."""
+
+    ranked: Ranked
+    complete: Completeness
+
+
+class Stopwatch:
     """Milliseconds since the lap before."""
 
-    start: float
-    lap_start: float
-
-    @classmethod
-    def started(cls) -> _Stopwatch:
-        now = time.perf_counter()
-        return cls(now, now)
+    def __init__(self) -> None:
+        self._start = self._lap = time.perf_counter()
 
     def lap_ms(self) -> float:
-        before, self.lap_start = self.lap_start, time.perf_counter()
-        return round((self.lap_start - before) * 1000, 3)
+        before, self._lap = self._lap, time.perf_counter()
+        return round((self._lap - before) * 1000, 3)
 
     def total_ms(self) -> float:
-        return round((self.lap_start - self.start) * 1000, 3)
+        return round((self._lap - self._start) * 1000, 3)
 
 
 class Recommender:
-    """One request from end to end; many at once on one event loop, which never waits for arithmetic.
+    """Many requests at once on one event loop, which never waits for arithmetic.
 
     Reading and merging run on one thread of their own: a fast tokenizer must not be entered by two threads at once.
 
     Args:
         load_logic: the logic of a served version; called once for each version, on that thread.
+        state: users, edits and experiments; None: there are none.
+        decoders: those that requests may name.
+        observe: told of every answer.
     """
 
-    def __init__(self, load_logic: Callable[[int], RecommendationLogic], backend: Backend) -> None:
+    def __init__(
+        self,
+        load_logic: Callable[[int], RecommendationLogic],
+        backend: Backend,
+        state: State | None = None,
+        *,
+        decoders: Sequence[DecoderName] = DECODERS,
+        observe: Callable[[RecommendationAnswer], None] = lambda answer: None,
+    ) -> None:
         self.backend = backend
+        self.state = state or State(None)
+        self.off_loop = OffLoop("recommender")
         self._load_logic = load_logic
+        self._decoders = tuple(decoders)
+        self._observe = observe
         self._logics: dict[int, RecommendationLogic] = {}
-        self._spread = LearntSpread()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recommender")
+        self._shards = Shards(backend, self.off_loop)
 
     async def prepare(self, version: int) -> None:
         """Load what a version's requests need here, before it becomes the current one."""
-        await self._off_loop(self._logic, version)
+        await self.off_loop(self._logic, version)
 
-    async def recommend(self, request: RecommendationRequest) -> RecommendationAnswer:
+    async def recommend(self, request: RecommendationRequest, request_id: str) -> RecommendationAnswer:
         """The answer; RequestError where the request cannot be used, UnavailableError where a part cannot answer now."""
-        watch = _Stopwatch.started()
-        version = (await self.backend.versions()).current
-        logic, history, prompt = await self._off_loop(self._read, request, version)
+        return (await self._answer_all([request], request_id, lambda position: ""))[0]
+
+    async def recommend_all(self, requests: Sequence[RecommendationRequest], request_id: str) -> list[RecommendationAnswer]:
+        """The answers, in order; where one request cannot be used none is answered. Fields stand below ``requests.POSITION``."""
+        return await self._answer_all(requests, request_id, lambda position: f"requests.{position}.")
+
+    async def similar(self, item_id: str, options: RankingOptions, request_id: str) -> RecommendationAnswer:
+        """The items that follow a hidden state where the item's representation is; NotFoundError where there is no such item."""
+        watch, deadline = Stopwatch(), deadline_of([options])
+        logic = await self.current()
+        index = await self.off_loop(index_of, logic, item_id)
+        question = await self.off_loop(logic.question, options, {index})
         tokenize = watch.lap_ms()
-        query = (await self.backend.encode([prompt], None))[0]
+        vectors = await self._shards.vectors(logic, [index], deadline)
+        if not vectors.any():
+            raise UnavailableError(
+                f"No shard answers with a representation of the item {item_id!r} now; it may have no entries yet.", RETRY_AFTER_S
+            )
+        asked = [Asked(options, logic, question)]
+        return (await self._answers(asked, vectors, request_id, watch, tokenize, deadline))[0]
+
+    async def current(self) -> RecommendationLogic:
+        """The logic of the current version, with all edits of now."""
+        version = (await self.backend.versions()).current
+        return (await self._up_to_date([version], [], None))[0][version]
+
+    async def _answer_all(
+        self, requests: Sequence[RecommendationRequest], request_id: str, prefix: Callable[[int], str]
+    ) -> list[RecommendationAnswer]:
+        watch, deadline = Stopwatch(), deadline_of(requests)
+        versions, experiment = await self.backend.versions(), await self.state.experiment()
+        plans = []
+        for position, request in enumerate(requests):
+            with fields_below(prefix(position)):
+                plans.append(plan_of(request, versions, experiment, self._decoders))
+        users = sorted({request.user_id for request in requests if request.user_id is not None})
+        logics, stored = await self._up_to_date(sorted({plan.version for plan in plans}), users, deadline)
+        self._logics = {version: logic for version, logic in self._logics.items() if version in versions.versions}
+        asked, prompts = await self.off_loop(_read_all, plans, logics, stored, prefix)
+        tokenize = watch.lap_ms()
+        queries = await self.backend.encode(prompts, deadline)
+        return await self._answers(asked, queries, request_id, watch, tokenize, deadline)
+
+    async def _up_to_date(
+        self, versions: Sequence[int], user_ids: Sequence[str], deadline: float | None
+    ) -> tuple[dict[int, RecommendationLogic], Mapping[str, tuple[str, ...]]]:
+        """The versions' logics with all edits of now, their new items ready to be ranked; and the users' stored items."""
+        logics: dict[int, RecommendationLogic] = {}
+        stored: Mapping[str, tuple[str, ...]] = {}
+        for version in versions:
+            logic = self._logics[version] if version in self._logics else await self.off_loop(self._logic, version)
+            snapshot = await self.state.snapshot(user_ids, after=logic.catalogue.last_number)
+            if snapshot.edits:
+                await self.off_loop(logic.take_edits, snapshot.edits)
+            if logic.awaited_titles:
+                await self._encode_titles(logic, deadline)
+            logics[version], stored = logic, snapshot.histories
+        return logics, stored
+
+    async def _encode_titles(self, logic: RecommendationLogic, deadline: float | None) -> None:
+        prompts = await self.off_loop(logic.titles_to_encode)
+        if prompts:
+            states = await self.backend.encode(list(prompts.values()), deadline)
+            await self.off_loop(logic.take_title_states, list(prompts), states)
+
+    async def _answers(
+        self,
+        asked: Sequence[Asked],
+        queries: NDArray[np.float32],
+        request_id: str,
+        watch: Stopwatch,
+        tokenize_ms: float,
+        deadline: float | None,
+    ) -> list[RecommendationAnswer]:
         encode = watch.lap_ms()
-        search_request = logic.search_request(request, history, query)
-        exchange = await self._search(search_request, logic)
+        groups: dict[tuple[int, str, int], list[int]] = {}
+        for position, one in enumerate(asked):
+            groups.setdefault(one.group, []).append(position)
+        outcomes: dict[int, Outcome] = {}
+        searches = (self._search([asked[p] for p in group], queries[group], deadline) for group in groups.values())
+        for group, found in zip(groups.values(), await asyncio.gather(*searches), strict=True):
+            outcomes |= dict(zip(group, found, strict=True))
         search = watch.lap_ms()
-        items = await self._off_loop(lambda: logic.name_items(exchange.top_k(), search_request))
-        merge = watch.lap_ms()
-        return RecommendationAnswer(
-            items=items,
-            decoder=search_request.decoder,
-            memory_version=logic.manifest.memory_version,
-            model_fingerprint=logic.manifest.fingerprint,
-            timings_ms=TimingsMs(tokenize=tokenize, encode=encode, search=search, merge=merge, total=watch.total_ms()),
+        pages = [await self._page(one, queries[p], outcomes[p].ranked, deadline) for p, one in enumerate(asked)]
+        timings = {"tokenize": tokenize_ms, "encode": encode, "search": search, "merge": watch.lap_ms(), "total": watch.total_ms()}
+        answers = [
+            _answer_of(one, page, outcomes[p], request_id, TimingsMs(**timings))
+            for p, (one, page) in enumerate(zip(asked, pages, strict=True))
+        ]
+        for answer in answers:
+            self._observe(answer)
+        return answers
+
+    async def _search(self, asked: Sequence[Asked], queries: NDArray[np.float32], deadline: float | None) -> list[Outcome]:
+        """Requests of one group, in one search."""
+        logic, questions = asked[0].logic, [one.question for one in asked]
+        request = await self.off_loop(logic.search_request, questions, queries)
+        must_be_complete = any(one.request.require_complete for one in asked)
+        found = await self._shards.search(request, logic, deadline, require_complete=must_be_complete)
+        ranked = await self.off_loop(lambda: logic.ranked(found.exchange.top_k(), request, questions))
+        return [Outcome(ranking, found.complete) for ranking in ranked]
+
+    async def _page(self, asked: Asked, query: NDArray[np.float32], ranked: Ranked, deadline: float | None) -> list[RecommendedItem]:
+        question, logic = asked.question, asked.logic
+        order = list(range(len(ranked.items)))
+        if question.diversity:
+            vectors = await self._shards.vectors(logic, ranked.items, deadline)
+            order = await asyncio.to_thread(diversified, np.array(ranked.scores), vectors, question.diversity, question.offset + question.k)
+        chosen = order[question.offset : question.offset + question.k]
+        items = [ranked.items[place] for place in chosen]
+        reasons = await self._reasons(logic, query, items, deadline) if asked.explains else {}
+        return await self.off_loop(
+            lambda: [
+                _line(logic, rank, ranked.items[place], ranked.scores[place], reasons.get(ranked.items[place]))
+                for rank, place in enumerate(chosen, start=question.offset + 1)
+            ]
         )
 
-    async def status(self) -> ServiceStatus:
-        """What is served."""
-        version = (await self.backend.versions()).current
-        holdings = await self.backend.holdings(version)
-        logic = await self._off_loop(self._logic, version)
-        manifest = logic.manifest
-        shards = [
-            ShardStatus(
-                shard=shard,
-                num_entries=held.num_entries,
-                num_items=held.num_items,
-                statistics_bytes=held.statistics_bytes,
-                entries_bytes=manifest.entries_bytes[shard] if held.has_entries else 0,
-            )
-            for shard, held in sorted(holdings.items())
-        ]
-        return ServiceStatus(
-            memory_version=manifest.memory_version,
-            model_fingerprint=manifest.fingerprint,
-            index_kind=manifest.kind,
-            decoders=list(logic.decoders),
-            default_decoder=logic.settings.decoder,
-            shards=shards,
-            statistics_bytes=sum(shard.statistics_bytes for shard in shards),
-            entries_bytes=sum(shard.entries_bytes for shard in shards),
+    async def _reasons(
+        self, logic: RecommendationLogic, query: NDArray[np.float32], items: Sequence[int], deadline: float | None
+    ) -> dict[int, list[Reason]]:
+        """For each item what speaks for it; forgotten users speak no more."""
+        entries = await self._shards.reasons(logic, query, items, NUM_REASONS, deadline)
+        samples = {entry.sample_id for near in entries.values() for entry in near}
+        histories, forgotten = await asyncio.to_thread(_histories_of, logic, samples), await self.state.forgotten_users()
+        shown = {sample_id: history for sample_id, history in histories.items() if history.user_id not in forgotten}
+        hidden = histories.keys() - shown.keys()
+        return await self.off_loop(
+            lambda: {item: _told(logic, [near for near in entries.get(item, ()) if near.sample_id not in hidden], shown) for item in items}
         )
 
     def _logic(self, version: int) -> RecommendationLogic:
@@ -119,25 +260,74 @@ class Recommender:
             self._logics[version] = self._load_logic(version)
         return self._logics[version]
 
-    def _read(self, request: RecommendationRequest, version: int) -> tuple[RecommendationLogic, list[HistoryItem], TokenIds]:
-        logic = self._logic(version)
-        logic.check_decoder(request.decoder)
-        history = logic.read_history(request.history)
-        return logic, history, logic.write_prompt(history)
 
-    async def _search(self, request: SearchRequest, logic: RecommendationLogic) -> Exchange:
-        """The search with all its answers in, after as many rounds as it takes."""
-        exchange = begin_search(request, logic.manifest.num_entries, self._spread)
-        asked = exchange.requests()
-        while asked:
-            answers = await self.backend.search(asked, logic.manifest.memory_version, None)
-            asked = await self._off_loop(_next_round, exchange, answers)
-        return exchange
-
-    async def _off_loop(self, work: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments, **named))
+def index_of(logic: RecommendationLogic, item_id: str) -> int:
+    """NotFoundError where there is no such item now."""
+    if logic.catalogue.find(item_id) is None:
+        raise NotFoundError("item_id", f"There is no item {item_id!r} in the catalogue.")
+    return logic.existing_index(item_id, "item_id")
 
 
-def _next_round(exchange: Exchange, answers: Mapping[int, ShardAnswer]) -> Mapping[int, ShardRequest]:
-    exchange.add(answers)
-    return exchange.requests()
+def _read_all(
+    plans: Sequence[Plan], logics: Mapping[int, RecommendationLogic], stored: Mapping[str, tuple[str, ...]], prefix: Callable[[int], str]
+) -> tuple[list[Asked], list[TokenIds]]:
+    """The requests and their prompts."""
+    asked, prompts = [], []
+    for position, plan in enumerate(plans):
+        with fields_below(prefix(position)):
+            one, prompt = _read(plan, logics[plan.version], stored)
+        asked.append(one)
+        prompts.append(prompt)
+    return asked, prompts
+
+
+def _read(plan: Plan, logic: RecommendationLogic, stored: Mapping[str, tuple[str, ...]]) -> tuple[Asked, TokenIds]:
+    request = plan.request
+    if request.explain:
+        logic.check_explanations()
+    seen = stored.get(request.user_id or "", ())[: plan.num_stored]
+    history, met = logic.read_history(request, seen)
+    question = logic.question(request, met if request.exclude_history else set(), offset=plan.offset)
+    return Asked(request, logic, question, plan, len(seen)), logic.write_prompt(history)
+
+
+def _histories_of(logic: RecommendationLogic, sample_ids: set[int]) -> Mapping[int, SampleHistory]:
+    """Nothing where the memory no longer has the version."""
+    if logic.histories is None:
+        return {}
+    try:
+        return logic.histories.find(sample_ids)
+    except ArtefactError:
+        return {}
+
+
+def _told(logic: RecommendationLogic, entries: Sequence[NearEntry], histories: Mapping[int, SampleHistory]) -> list[Reason]:
+    return [Reason(distance=near.distance, history=_titles(logic, histories.get(near.sample_id))) for near in entries]
+
+
+def _titles(logic: RecommendationLogic, history: SampleHistory | None) -> list[str]:
+    found = [] if history is None else [logic.catalogue.index_of(item_id) for item_id in history.item_ids]
+    return [logic.catalogue.item(index).title for index in found if index is not None]
+
+
+def _line(logic: RecommendationLogic, rank: int, index: int, score: float, reasons: list[Reason] | None) -> RecommendedItem:
+    item = logic.catalogue.item(index)
+    return RecommendedItem(item_id=item.item_id, title=item.title, score=score, rank=rank, attributes=item.attributes, reasons=reasons)
+
+
+def _answer_of(asked: Asked, page: list[RecommendedItem], outcome: Outcome, request_id: str, timings: TimingsMs) -> RecommendationAnswer:
+    manifest, plan, end = asked.logic.manifest, asked.plan, asked.question.offset + asked.question.k
+    has_more = plan is not None and len(outcome.ranked.items) > end and end <= MAX_OFFSET
+    return RecommendationAnswer(
+        items=page,
+        decoder=asked.question.decoder,
+        memory_version=manifest.memory_version,
+        model_fingerprint=manifest.fingerprint,
+        complete=outcome.complete,
+        timings_ms=timings,
+        request_id=request_id,
+        experiment=None if plan is None else plan.arm,
+        next_cursor=Cursor(end, manifest.memory_version, asked.num_stored, plan.digest).to_text()
+        if plan is not None and has_more
+        else None,
+    )

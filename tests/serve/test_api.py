@@ -11,7 +11,8 @@ from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import UnavailableError
 from l2d_ray.serve.api import build_api
 from l2d_ray.serve.artefacts import ServedArtefacts
-from l2d_ray.serve.messages import Problem, RecommendationAnswer, ServiceStatus
+from l2d_ray.serve.messages import Problem, RecommendationAnswer
+from l2d_ray.serve.state_messages import ServiceStatus
 from tests.serve.conftest import NUM_ENTRIES, NUM_ITEMS, backend_of, recommender_of
 
 ROUTE = "/v1/recommendations"
@@ -44,7 +45,7 @@ def test_an_answer_is_the_documented_one(api: FastAPI):
     assert response.status_code == 200
     assert len(RecommendationAnswer.model_validate_json(response.content).items) == 3
     schema = send(api, "GET", "/openapi.json").json()
-    assert set(schema["paths"][ROUTE]["post"]["responses"]) == {"200", "400", "415", "422", "503"}
+    assert set(schema["paths"][ROUTE]["post"]["responses"]) == {"200", "400", "401", "403", "413", "415", "422", "429", "503"}
     assert {"Problem", "RecommendationAnswer"} <= set(schema["components"]["schemas"])
     assert "HTTPValidationError" not in schema["components"]["schemas"]
     assert "swagger" in send(api, "GET", "/docs").text

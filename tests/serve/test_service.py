@@ -19,7 +19,7 @@ def recommend(artefacts: ServedArtefacts, backend):
     recommender = recommender_of(artefacts, backend)
 
     def answer(**body) -> RecommendationAnswer:
-        return asyncio.run(recommender.recommend(RecommendationRequest.model_validate(body)))
+        return asyncio.run(recommender.recommend(RecommendationRequest.model_validate(body), "test"))
 
     return answer
 
@@ -47,11 +47,11 @@ def test_a_second_round_asks_only_who_may_hold_more_and_gives_the_oracle_s_items
     searched = backend.search
 
     monkeypatch.setattr(backend, "search", noted)
-    monkeypatch.setattr("l2d_ray.serve.service.LearntSpread", partial(LearntSpread, 0.0))
+    monkeypatch.setattr("l2d_ray.serve.shards.LearntSpread", partial(LearntSpread, 0.0))
     recommender = recommender_of(artefacts, backend)
     for history in tiny_run.histories(10, seed=5):
         body = RecommendationRequest(history=tiny_run.as_sent(history), k=60, decoder="local", num_neighbors=25)
-        answer = asyncio.run(recommender.recommend(body))
+        answer = asyncio.run(recommender.recommend(body, "test"))
         assert [i.item_id for i in answer.items] == tiny_run.expected_ids(history, 60, decoder="local", num_neighbors=25)
     assert rounds.count(list(range(NUM_SHARDS))) == 10
     assert 0 < len(rounds) - 10 <= 10
