@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from l2d_ray.errors import UnavailableError
 from l2d_ray.serve import problems
 from l2d_ray.serve.access import AccessControl, Caller
 from l2d_ray.serve.edge import MAX_BODY_BYTES, BodyLimit, RequestIds
+from l2d_ray.serve.latent_map import DrawnMap, LatentMap
 from l2d_ray.serve.management import Management
 from l2d_ray.serve.messages import (
     MAX_K,
@@ -24,6 +26,7 @@ from l2d_ray.serve.messages import (
     RecommendationAnswer,
     RecommendationRequest,
 )
+from l2d_ray.serve.page import add_page
 from l2d_ray.serve.service import Recommender
 from l2d_ray.serve.state_routes import add_state_routes
 from l2d_ray.serve.wire import MAX_TEXT
@@ -31,11 +34,18 @@ from l2d_ray.serve.wire import MAX_TEXT
 DESCRIPTION = "Recommendations from an LLM's hidden state, without generating a word. Errors are problem answers (RFC 9457)."
 
 
-def build_api(recommender: Recommender, access: AccessControl | None = None, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+def build_api(
+    recommender: Recommender,
+    access: AccessControl | None = None,
+    *,
+    draw_map: Callable[[int], LatentMap] | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> FastAPI:
     """Routes that answer with this recommender.
 
     Args:
         access: who may call them; None: everybody.
+        draw_map: the map of a served version, for the page; None: there is none.
     """
     access = access or AccessControl(None)
     management = Management(recommender)
@@ -44,6 +54,9 @@ def build_api(recommender: Recommender, access: AccessControl | None = None, *, 
     _add_recommendations(api, recommender, access)
     add_state_routes(api, management, access)
     _add_health(api, recommender)
+    add_page(api)
+    if draw_map is not None:
+        _add_map(api, recommender, access, DrawnMap(draw_map))
     api.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     api.add_middleware(RequestIds)
     return api
@@ -116,3 +129,15 @@ def _add_health(api: FastAPI, recommender: Recommender) -> None:
         if missing:
             raise UnavailableError(f"Not ready: no answer from {', '.join(missing)}; wait until they have started.", retry_after_s=1)
         return Health()
+
+
+def _add_map(api: FastAPI, recommender: Recommender, access: AccessControl, drawn: DrawnMap) -> None:
+    @api.get(
+        "/v1/map",
+        summary="The best known items on a plane, where their representations lie",
+        tags=["operations"],
+        responses=problems.documented(*problems.OF_ALL),
+        dependencies=[Depends(access.require("read"))],
+    )
+    async def latent_map() -> LatentMap:
+        return await drawn.of((await recommender.backend.versions()).current)

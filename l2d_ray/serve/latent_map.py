@@ -1,13 +1,13 @@
 """A map of the latent space: the item means of an index, projected on the plane in which they differ most (principal components).
 
 Bounded whatever the index holds: the MAX_POINTS items with most entries, of the first shards whose statistics fit MAX_BYTES. An item's
-shard is a hash of its id, so some of the shards are a fair sample of the items. One index generation gives one map, computed once.
+shard is a hash of its id, so some of the shards are a fair sample of the items. One version has one map, drawn once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,19 +87,22 @@ def map_of(index: Index) -> LatentMap:
     return draw_map([index.shard(shard, with_entries=False).statistics for shard in _shards_to_read(manifest)], index.catalogue(), manifest)
 
 
-class MapOfTheServed:
-    """The map of the index generation that was asked for last; many who ask at once wait for one computation."""
+class DrawnMap:
+    """The map of the version that was asked for last; many who ask at once wait for one drawing.
 
-    def __init__(self) -> None:
+    Args:
+        draw: the map of a served version, made on a thread.
+    """
+
+    def __init__(self, draw: Callable[[int], LatentMap]) -> None:
+        self._draw = draw
         self._lock = asyncio.Lock()
-        self._generation = ""
         self._drawn: LatentMap | None = None
 
-    async def of(self, index: Index) -> LatentMap:
+    async def of(self, version: int) -> LatentMap:
         async with self._lock:
-            if self._drawn is None or self._generation != index.manifest.generation:
-                self._drawn = await asyncio.to_thread(map_of, index)
-                self._generation = index.manifest.generation
+            if self._drawn is None or self._drawn.memory_version != version:
+                self._drawn = await asyncio.to_thread(self._draw, version)
             return self._drawn
 
 

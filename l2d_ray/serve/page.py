@@ -67,7 +67,7 @@ def page_files() -> Mapping[str, PageFile]:
     return found
 
 
-def install(api: FastAPI) -> None:
+def add_page(api: FastAPI) -> None:
     """Routes of the page; they need no key and stand outside the API's document."""
 
     @api.get("/", include_in_schema=False)

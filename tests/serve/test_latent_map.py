@@ -8,7 +8,7 @@ import pytest
 from l2d_ray.memory.statistics import ItemStatistics, statistics_of
 from l2d_ray.serve import latent_map
 from l2d_ray.serve.artefacts import ServedArtefacts
-from l2d_ray.serve.latent_map import MapOfTheServed, draw_map, map_of, principal_plane
+from l2d_ray.serve.latent_map import DrawnMap, draw_map, map_of, principal_plane
 
 DIM = 7
 
@@ -79,14 +79,14 @@ def test_the_map_of_an_index_is_of_its_version_and_reads_no_more_than_it_may(art
     assert len(map_of(artefacts.index).points) == artefacts.manifest.num_items[0] < drawn.num_items
 
 
-def test_many_who_ask_at_once_share_one_drawing(artefacts: ServedArtefacts, monkeypatch):
+def test_a_version_is_drawn_once_for_all_who_ask(artefacts: ServedArtefacts):
     drawings = []
-    monkeypatch.setattr(latent_map, "map_of", lambda index: drawings.append(index) or map_of(index))
-    served = MapOfTheServed()
+    drawn = DrawnMap(lambda version: drawings.append(version) or map_of(artefacts.index).model_copy(update={"memory_version": version}))
 
-    async def ask() -> list:
-        return await asyncio.gather(*(served.of(artefacts.index) for _ in range(5)))
+    async def ask(*versions: int) -> list[int]:
+        return [found.memory_version for found in await asyncio.gather(*map(drawn.of, versions))]
 
-    answers = asyncio.run(ask())
-    assert len(drawings) == 1
-    assert all(answer is answers[0] for answer in answers)
+    assert asyncio.run(ask(3, 3, 3, 3)) == [3, 3, 3, 3]
+    assert drawings == [3]
+    assert asyncio.run(ask(3, 4)) == [3, 4]
+    assert drawings == [3, 4]

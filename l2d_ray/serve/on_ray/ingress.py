@@ -12,6 +12,7 @@ from l2d_ray.errors import L2DError
 from l2d_ray.serve.api import build_api
 from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.artefacts import ServedArtefacts
+from l2d_ray.serve.latent_map import map_of
 from l2d_ray.serve.on_ray.backend import HandleBackend
 from l2d_ray.serve.on_ray.parts import LOST, Part
 from l2d_ray.serve.overload import Bounded
@@ -34,7 +35,7 @@ class Ingress:
         self._following = asyncio.get_running_loop().create_task(self._follow())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        api = build_api(self._recommender)
+        api = build_api(self._recommender, draw_map=lambda version: map_of(self._backend.artefacts_of(version).index))
         api.add_middleware(Bounded, max_requests=self._arguments.max_requests)
         return api
 

@@ -3,6 +3,7 @@
 import { announce, element, plural } from "./dom.js";
 
 const WAIT_MS = 120;
+const WORD = /[\p{L}\p{N}_]+/gu;
 
 export class Search {
   /** `find(text, signal)` gives items; `onPick` takes one, or `{title}` for a title outside the catalogue. */
@@ -93,9 +94,13 @@ export class Search {
   }
 }
 
-/** The title with the part that was typed marked. */
+/** The title with what was typed marked: a typed word is the beginning of a word of the title, without case and accents. */
 function marked(title, text) {
-  const at = title.toLowerCase().indexOf(text.toLowerCase());
-  if (at < 0) return [title];
-  return [title.slice(0, at), element("mark", {}, title.slice(at, at + text.length)), title.slice(at + text.length)];
+  const typed = folded(text).match(WORD) ?? [];
+  return title.split(/([\p{L}\p{N}_]+)/u).map((part) => {
+    const word = typed.find((beginning) => folded(part).startsWith(beginning));
+    return word ? element("span", {}, element("mark", {}, part.slice(0, word.length)), part.slice(word.length)) : part;
+  });
 }
+
+const folded = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();

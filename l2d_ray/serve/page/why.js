@@ -48,7 +48,8 @@ export class Why {
 function reasonRow(reason, shared, widest) {
   const bar = element("span", { class: "bar", "aria-hidden": "true" });
   bar.style.inlineSize = `${(100 * reason.distance) / widest}%`;
-  const titles = reason.history.map((title) => element("li", { class: shared.has(title) ? "shared" : null }, element("span", {}, title)));
+  const kept = reason.history.length ? reason.history : ["a history that is no longer kept"];
+  const titles = kept.map((title) => element("li", { class: shared.has(title) ? "shared" : null }, element("span", {}, title)));
   return element(
     "li",
     {},
