@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from queue import Empty, LifoQueue
+from threading import BoundedSemaphore
 from typing import Any, Final
 
 import psycopg
-from psycopg_pool import ConnectionPool
 
 from l2d_ray.errors import ConfigError, StorageError, UnavailableError
 
 MAX_CONNECTIONS: Final = 8
 TIMEOUT_S: Final = 10
 """Longest wait for a connection, for a statement, for the network."""
-
-CONNECTION: Final[dict[str, Any]] = {"connect_timeout": TIMEOUT_S, "tcp_user_timeout": 1000 * TIMEOUT_S}
 
 TURN: Final = 7_264_051
 """Key of the advisory lock of writes in turn."""
@@ -44,38 +43,60 @@ class PostgresDatabase:
     }
 
     def __init__(self, url: str) -> None:
-        _connect_once(url)  # the pool would try for long, and not say why
-        self._pool = ConnectionPool(
-            url,
-            min_size=1,
-            max_size=MAX_CONNECTIONS,
-            timeout=TIMEOUT_S,
-            kwargs=CONNECTION,
-            configure=_configure,
-            check=ConnectionPool.check_connection,
-            open=True,
-        )
+        self._url = url
+        self._places = BoundedSemaphore(MAX_CONNECTIONS)
+        self._idle: LifoQueue[psycopg.Connection] = LifoQueue()
+        self._idle.put(_first_connection(url))
 
     @contextmanager
     def reading(self) -> Iterator[_Cursor]:
         """A transaction that sees one moment and changes nothing."""
-        with _told(), self._pool.connection() as connection:
-            connection.isolation_level, connection.read_only = psycopg.IsolationLevel.REPEATABLE_READ, True
-            yield _Cursor(connection.cursor())
+        with self._transaction(psycopg.IsolationLevel.REPEATABLE_READ, is_read_only=True) as cursor:
+            yield cursor
 
     @contextmanager
     def writing(self, *, in_turn: bool = False) -> Iterator[_Cursor]:
         """A transaction that is on disk when the block ends, or undone where it raises."""
-        with _told(), self._pool.connection() as connection:
-            connection.isolation_level, connection.read_only = None, False
-            cursor = _Cursor(connection.cursor())
+        with self._transaction(psycopg.IsolationLevel.READ_COMMITTED, is_read_only=False) as cursor:
             if in_turn:
                 cursor.execute("SELECT pg_advisory_xact_lock(?)", (TURN,))
             yield cursor
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.close()
+        while (connection := self._next_idle()) is not None:
+            connection.close()
+
+    @contextmanager
+    def _transaction(self, level: psycopg.IsolationLevel, *, is_read_only: bool) -> Iterator[_Cursor]:
+        with _told(), self._connection() as connection:
+            connection.isolation_level, connection.read_only = level, is_read_only
+            with connection.transaction():
+                yield _Cursor(connection.cursor())
+
+    @contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection]:
+        """A connection that answers. Not psycopg_pool's: that one waits longer and longer for a server that was away."""
+        if not self._places.acquire(timeout=TIMEOUT_S):
+            raise UnavailableError(f"All {MAX_CONNECTIONS} connections to the store's PostgreSQL are busy; try again.", retry_after_s=1)
+        try:
+            connection = self._next_idle()
+            while connection is not None and not _answers(connection):
+                connection = self._next_idle()
+            connection = connection or _connect(self._url)
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    self._idle.put(connection)
+        finally:
+            self._places.release()
+
+    def _next_idle(self) -> psycopg.Connection | None:
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            return None
 
 
 class _Cursor:
@@ -103,19 +124,30 @@ def _with_psycopg_marks(sql: str) -> bytes:
     return sql.replace("?", "%s").encode()
 
 
-def _connect_once(url: str) -> None:
+def _connect(url: str) -> psycopg.Connection:
+    connection = psycopg.connect(url, autocommit=True, connect_timeout=TIMEOUT_S, tcp_user_timeout=1000 * TIMEOUT_S)
+    connection.execute(SETTINGS)
+    return connection
+
+
+def _first_connection(url: str) -> psycopg.Connection:
     """ConfigError where the URL cannot be read, UnavailableError where there is no such server, user or database."""
     try:
-        psycopg.connect(url, **CONNECTION).close()
+        return _connect(url)
     except psycopg.ProgrammingError as error:
         raise ConfigError(f"The store's URL cannot be read ({error}); write postgresql://user@host/database.") from error
     except psycopg.OperationalError as error:
         raise UnavailableError(f"The store's PostgreSQL cannot be used: {error}") from error
 
 
-def _configure(connection: psycopg.Connection) -> None:
-    connection.execute(SETTINGS)
-    connection.commit()
+def _answers(connection: psycopg.Connection) -> bool:
+    """Whether the server has not dropped it meanwhile, for example because it was started anew."""
+    try:
+        connection.execute("")
+    except psycopg.OperationalError:
+        connection.close()
+        return False
+    return True
 
 
 @contextmanager

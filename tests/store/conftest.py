@@ -27,7 +27,7 @@ def store_url(request, tmp_path) -> str:
     """URL of an empty store."""
     if request.param == "sqlite":
         return f"sqlite://{tmp_path}/state.db"
-    return request.getfixturevalue("postgres").new_database()
+    return request.getfixturevalue("postgres").new_store()
 
 
 @pytest.fixture
