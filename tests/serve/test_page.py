@@ -1,7 +1,6 @@
 """The page in a real browser over the real application: a whole visit by mouse and by keyboard, and what it does when things go wrong."""
 
 import json
-import os
 import re
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Route
 
 from tests.serve.browser import Visitor, chromium, visitor
+from tests.serve.visited import app_over, listening
 
 pytestmark = pytest.mark.slow
 DECODERS = ("global", "local", "whitened")
@@ -23,8 +23,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def url() -> str:
-    return os.environ["PAGE"]
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with listening(app_over(tmp_path_factory.mktemp("visited"))) as found:
+        yield found
 
 
 @pytest.fixture

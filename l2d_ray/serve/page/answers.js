@@ -108,7 +108,7 @@ class Column {
   }
 
   fail(problem) {
-    this.root.removeAttribute("aria-busy");
+    this.clear();
     const wait = problem.retryAfterS ? ` Again in ${problem.retryAfterS} s.` : "";
     const retry = element("button", { type: "button", onclick: () => this.actions.onRetry(this.decoder) }, "Try again");
     this.notice.replaceChildren(element("p", { class: "problem", role: "alert" }, problem.message + wait), retry);

@@ -139,7 +139,13 @@ async function refresh() {
 }
 
 async function loadMap() {
-  const map = await api.map();
+  let map;
+  try {
+    map = await api.map();
+  } catch (problem) {
+    byId("map-note").textContent = `No map: ${problem.message}`;
+    return;
+  }
   space.setMap(map);
   space.setHistory(state.history);
   const examples = map.points.slice(0, NUM_EXAMPLES).map((item) => element("li", {}, element("button", { type: "button", onclick: () => add(item) }, item.title)));

@@ -50,7 +50,8 @@ export class LatentSpace {
   }
 
   setHistory(history) {
-    this.history = history.map((entry) => this.idToPoint.get(entry.item_id)).filter(Boolean);
+    const places = history.map((entry, index) => ({ point: this.idToPoint.get(entry.item_id), number: index + 1 }));
+    this.history = places.filter(({ point }) => point);
     this.draw();
   }
 
@@ -154,7 +155,7 @@ export class LatentSpace {
     if (!next || far(next) === Infinity) return;
     this.pointAt(next);
     this.keepInView(next);
-    announce(`${next.title}${this.history.includes(next) ? ", in the history" : ""}`);
+    announce(`${next.title}${this.history.some(({ point }) => point === next) ? ", in the history" : ""}`);
   }
 
   keepInView(point) {
@@ -201,11 +202,11 @@ export class LatentSpace {
   paintPoints(pen, colour) {
     pen.fillStyle = colour;
     const size = Math.min(2, Math.sqrt(this.view.scale));
-    for (const point of this.points) dot(pen, this.place(point), size * (0.8 + 0.45 * Math.log10(point.num_entries + 1)));
+    for (const point of this.points) dot(pen, this.place(point), size * (1.1 + 0.45 * Math.log10(point.num_entries + 1)));
   }
 
   paintPath(pen, ink, paper) {
-    const places = this.history.map((point) => this.place(point));
+    const places = this.history.map(({ point }) => this.place(point));
     pen.strokeStyle = ink;
     pen.lineWidth = 1;
     pen.setLineDash([2, 3]);
@@ -220,7 +221,7 @@ export class LatentSpace {
       pen.fillStyle = ink;
       dot(pen, [x, y], 7);
       pen.fillStyle = paper;
-      pen.fillText(String(index + 1), x, y + 0.5);
+      pen.fillText(String(this.history[index].number), x, y + 0.5);
     });
   }
 
