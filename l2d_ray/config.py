@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -228,13 +229,33 @@ class EvaluateConfig(Section):
 class ServeConfig(Section):
     """The HTTP service of jobs.serve; serve_configs/ has what a cluster needs."""
 
-    host: str = Field("127.0.0.1", description="Address that is listened on; the service has no authentication.")
+    host: str = Field("127.0.0.1", description="Address that is listened on; without access_control only one of the loopback interface.")
     port: int = Field(8000, ge=1, le=65535, description="Port that is listened on.")
     encoder_replicas: int = Field(1, ge=1, description="Replicas of the encoder.")
     shard_replicas: int = Field(1, ge=1, description="Replicas of every shard.")
     decoders: tuple[Literal["global", "local", "whitened"], ...] = Field(
         ("global", "local", "whitened"), min_length=1, description="Decoders that are answered; without local no entry is loaded."
     )
+    state_url: str | None = Field(
+        None,
+        description="Where users, edits, keys and settings are: sqlite:///absolute/path or postgresql://user@host/database; none: "
+        "RUN_DIR/state.db.",
+    )
+    access_control: bool = Field(True, description="Whether requests need an API key (jobs.api_keys makes them).")
+    haproxy: bool = Field(False, description="HAProxy in front: faster, but it opens ports on every interface; needs access_control.")
+
+
+class KeysConfig(Section):
+    """What jobs.api_keys does; with neither create nor revoke it lists the keys."""
+
+    create: str | None = Field(None, min_length=1, max_length=200, description="Make a key and call it so.")
+    scopes: tuple[Literal["read", "write", "admin"], ...] = Field(
+        ("read",), min_length=1, description="What the new key may do; each scope stands for itself alone."
+    )
+    requests_per_s: float = Field(50.0, gt=0, description="Requests a second that the new key may send for long.")
+    burst: int = Field(100, ge=1, description="Requests that it may send at once after a pause.")
+    expires_days: float | None = Field(None, gt=0, description="Days until the new key is refused; none: never.")
+    revoke: str | None = Field(None, description="Id of a key that is refused from now on.")
 
 
 class RayConfig(Section):
@@ -260,6 +281,7 @@ class RunConfig(Section):
     decoder: DecoderConfig = Field(DecoderConfig(), description="Tuning of the decoders.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")
     serve: ServeConfig = Field(ServeConfig(), description="The service.")
+    keys: KeysConfig = Field(KeysConfig(), description="API keys of the service.")
     ray: RayConfig = Field(RayConfig(), description="The cluster.")
 
     @property
@@ -277,6 +299,10 @@ class RunConfig(Section):
     @property
     def index_dir(self) -> Path:
         return self.run_dir / "index"
+
+    @property
+    def state_url(self) -> str:
+        return self.serve.state_url or f"sqlite://{quote(str(self.run_dir.absolute()))}/state.db"
 
     @property
     def evaluation_dir(self) -> Path:

@@ -92,7 +92,7 @@ class StateStore(Protocol):
     def find_key(self, key_id: str) -> ApiKey | None:
         """The key, also a revoked one."""
 
-    def keys(self) -> Sequence[ApiKey]:
+    def list_keys(self) -> Sequence[ApiKey]:
         """All keys, oldest first."""
 
     def revoke_key(self, key_id: str, author: Author) -> bool:

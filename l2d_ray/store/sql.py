@@ -191,7 +191,7 @@ class SqlStore:
             found = [_key(row) for row in _rows(cursor, f"{KEY} WHERE key_id = ?", [key_id])]
         return found[0] if found else None
 
-    def keys(self) -> Sequence[ApiKey]:
+    def list_keys(self) -> Sequence[ApiKey]:
         with self._database.reading() as cursor:
             return [_key(row) for row in _rows(cursor, f"{KEY} ORDER BY created_at, key_id")]
 

@@ -176,7 +176,7 @@ def test_keys_come_back_as_they_were_and_are_revoked_once(store):
     plain, full = key("k1"), key("k2", scopes=frozenset({"admin"}), created_at=1001.0, expires_at=2000.5)
     store.add_key(full, AUTHOR)
     store.add_key(plain, AUTHOR)
-    assert store.keys() == [plain, full]
+    assert store.list_keys() == [plain, full]
     assert store.find_key("k2") == full
     assert store.find_key("k3") is None
     with pytest.raises(RequestError, match="already"):
