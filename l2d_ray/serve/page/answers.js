@@ -181,7 +181,7 @@ class Column {
 
 const ranksOf = (answer) => new Map((answer?.items ?? []).map((item) => [item.item_id, item.rank]));
 
-const score = (value) => (Math.abs(value) >= 1000 ? value.toFixed(0) : value.toPrecision(4));
+const score = (value) => (Math.abs(value) >= 100 ? value.toFixed(1) : value.toPrecision(4));
 
 /** The item's rank by each of the other decoders, in their colours; a dash where they do not have it. */
 function elsewhere(item, decoder, columns) {
