@@ -27,7 +27,7 @@ from benchmarks.quality.bench import Bench, Options, say
 from benchmarks.quality.cost import measure_cost
 from benchmarks.quality.grids import NAME_TO_GRIDS, QUICK, SMALL
 from benchmarks.quality.inputs import read_inputs
-from benchmarks.quality.living import living_memory
+from benchmarks.quality.living import living_memory, retrained_rows
 from benchmarks.quality.rows import all_rows, chosen_names
 from benchmarks.quality.scoring import score_row
 from benchmarks.quality.store import Store, rounded
@@ -76,11 +76,20 @@ def measure(bench: Bench, names: list[str], *, seeds: range, config: RunConfig) 
     scored = {name: score_row(bench, name) for name in names}
     rows = row_figures(bench, scored, seeds)
     living = living_memory(bench, names)
+    retrained = retrained_rows(bench, names)
     sweep = sweep_memory(bench, bench.inputs.valid.latest(config.decoder.max_samples))
     tried = ablations(bench, config.decoder.max_samples)
     cost = measure_cost(bench, names)
     say(f"done in {time.perf_counter() - started:.0f} s")
-    return {**setting(bench), "rows": rows, "cost": cost, "living": living, "memory_sweep": sweep, "ablations": tried}
+    return {
+        **setting(bench),
+        "rows": rows,
+        "cost": cost,
+        "living": living,
+        "retrained": retrained,
+        "memory_sweep": sweep,
+        "ablations": tried,
+    }
 
 
 def _options(options: argparse.Namespace, config: RunConfig) -> Options:

@@ -63,6 +63,7 @@ class Row:
         fit: tunes and fits.
         refit: the system with these settings and another seed; None where nothing is random.
         extend: the system with these settings given the validation samples too, without retraining; None where it must retrain.
+        retrain: the system trained anew with the validation samples, for the living memory's second table.
         grid_names: fields of ``Grids`` that decide what is fitted.
         uses_model: whether the fine-tuned model or its memory does.
     """
@@ -71,6 +72,7 @@ class Row:
     fit: Callable[[Bench], Fitted]
     refit: Callable[[Bench, Any, int], Baseline | StateSystem] | None = None
     extend: Callable[[Bench, Any], Baseline | StateSystem] | None = None
+    retrain: Callable[[Bench, Fitted], Baseline | StateSystem] | None = None
     grid_names: tuple[str, ...] = ()
     uses_model: bool = True
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from benchmarks.quality.bench import Bench, Fitted, Row
 from benchmarks.quality.inputs import Interactions
 from l2d_ray.baselines.alpharec import AlphaRec, tune_alpharec
 from l2d_ray.baselines.bm25 import tune_bm25
-from l2d_ray.baselines.gru4rec import Gru4Rec, tune_gru4rec
+from l2d_ray.baselines.gru4rec import fit_gru4rec
 from l2d_ray.baselines.item_knn import ItemKnn, tune_item_knn
 from l2d_ray.baselines.popularity import Popularity, tune_popularity
-from l2d_ray.baselines.sasrec import SasRec, tune_sasrec
+from l2d_ray.baselines.sasrec import fit_sasrec
+from l2d_ray.baselines.sequence_training import SequenceRanker
 from l2d_ray.baselines.session_knn import SessionKnn, tune_session_knn
+from l2d_ray.baselines.tuning import ValidationSamples, tune
 
 
 def popularity(bench: Bench) -> Fitted:
@@ -59,28 +62,38 @@ def bm25(bench: Bench) -> Fitted:
     return bench.timed(lambda: tune_bm25(titles, bench.counts, validation=bench.validation, grid=bench.grids.bm25))
 
 
-def sasrec(bench: Bench) -> Fitted:
-    device = bench.inputs.run.device
-    return bench.timed(
-        lambda: tune_sasrec(bench.train, bench.inputs.num_items, validation=bench.validation, grid=bench.grids.sasrec, device=device)
-    )
+class Fit(Protocol):
+    """fit_sasrec or fit_gru4rec."""
+
+    def __call__(
+        self,
+        train_sequences: Sequence[Sequence[int]],
+        num_items: int,
+        settings: Any,
+        *,
+        validation: ValidationSamples | None = None,
+        device: str = "cpu",
+    ) -> SequenceRanker: ...
 
 
-def sasrec_again(bench: Bench, settings: Any, seed: int) -> SasRec:
-    again = replace(settings, training=replace(settings.training, seed=seed))
-    return SasRec(bench.train, bench.inputs.num_items, again, validation=bench.validation, device=bench.inputs.run.device)
+def sequence_row(fit: Fit, grid_name: str) -> Row:
+    """A row of a model that reads item sequences. Retrained, it takes as many epochs as the tuned one's weights had seen."""
 
+    def tuned(bench: Bench) -> Fitted:
+        grid = getattr(bench.grids, grid_name)
+        return bench.timed(lambda: tune(grid, lambda settings: again(bench, settings, settings.training.seed), bench.validation))
 
-def gru4rec(bench: Bench) -> Fitted:
-    device = bench.inputs.run.device
-    return bench.timed(
-        lambda: tune_gru4rec(bench.train, bench.inputs.num_items, validation=bench.validation, grid=bench.grids.gru4rec, device=device)
-    )
+    def again(bench: Bench, settings: Any, seed: int) -> SequenceRanker:
+        seeded = replace(settings, training=replace(settings.training, seed=seed))
+        return fit(bench.train, bench.inputs.num_items, seeded, validation=bench.validation, device=bench.inputs.run.device)
 
+    def retrained(bench: Bench, fitted: Fitted) -> SequenceRanker:
+        assert isinstance(fitted.system, SequenceRanker)
+        training = replace(fitted.settings.training, max_epochs=fitted.system.num_epochs)
+        settings = replace(fitted.settings, training=training)
+        return fit(bench.inputs.until_valid.items, bench.inputs.num_items, settings, device=bench.inputs.run.device)
 
-def gru4rec_again(bench: Bench, settings: Any, seed: int) -> Gru4Rec:
-    again = replace(settings, training=replace(settings.training, seed=seed))
-    return Gru4Rec(bench.train, bench.inputs.num_items, again, validation=bench.validation, device=bench.inputs.run.device)
+    return Row("items", tuned, again, retrain=retrained, grid_names=(grid_name,), uses_model=False)
 
 
 def alpharec(bench: Bench) -> Fitted:
@@ -99,7 +112,7 @@ ITEM_ROWS: Final = {
     "item-knn": Row("items", item_knn, extend=living_item_knn, grid_names=("item_knn",), uses_model=False),
     "session-knn": Row("items", session_knn, extend=living_session_knn, grid_names=("session_knn",), uses_model=False),
     "bm25": Row("items", bm25, grid_names=("bm25",), uses_model=False),
-    "sasrec": Row("items", sasrec, sasrec_again, grid_names=("sasrec",), uses_model=False),
-    "gru4rec": Row("items", gru4rec, gru4rec_again, grid_names=("gru4rec",), uses_model=False),
+    "sasrec": sequence_row(fit_sasrec, "sasrec"),
+    "gru4rec": sequence_row(fit_gru4rec, "gru4rec"),
     "alpharec": Row("items", alpharec, alpharec_again, grid_names=("alpharec",)),
 }

@@ -82,6 +82,8 @@ def section(name: str, result: Mapping[str, Any]) -> str:
         "### Living memory",
         "The validation samples are added before test, without retraining. A protocol of its own, not comparable with the tables above.",
         tables.living_table(result),
+        "Trained anew with the validation samples, which takes minutes where the memory takes seconds:" if result["retrained"] else "",
+        tables.living_table(result, "retrained"),
         "### What was tuned, and what it took",
         f"Tuning: {result['tuning']}. Grid: {result['grids']}. The decoders' settings: {result['num_decoder_trials']} trials on the latest "
         f"{result['num_decoder_samples']:,} validation samples.",

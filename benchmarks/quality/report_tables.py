@@ -110,13 +110,14 @@ def rerank_table(result: Result) -> str:
     return table(["the titles' log-likelihood added", *ABLATION_METRICS], rows)
 
 
-def living_table(result: Result) -> str:
+def living_table(result: Result, which: str = "living") -> str:
+    """``which``: living, or retrained."""
     rows = []
-    for name, row in result["living"].items():
+    for name, row in result[which].items():
         found, low_high = row["unmasked"]["metrics"], row["unmasked"]["intervals"]["recall@10"]
         cells = [f"{found[metric]:.4f}" for metric in METRICS]
         rows.append([name, f"{cells[0]} ({low_high[0]:.4f}-{low_high[1]:.4f})", *cells[1:]])
-    return table(["living, unmasked", *METRICS], rows)
+    return table([f"{which}, unmasked", *METRICS], rows) if rows else ""
 
 
 def tuning_table(result: Result) -> str:

@@ -98,7 +98,8 @@ def votes(found: Neighborhoods, entry_items: IntArray, *, num_neighbors: int, wi
     order = np.argsort(found.squared_distances, axis=1)[:, :num_neighbors]
     distances = np.take_along_axis(found.squared_distances, order, axis=1)
     items = entry_items[np.take_along_axis(found.positions, order, axis=1)]
-    scale = max(2 * width**2 * float(np.median(distances[:, -1])), 1e-12)  # all distances are zero where all vectors are equal
+    last = distances[:, -1][np.isfinite(distances[:, -1])]
+    scale = max(2 * width**2 * float(np.median(last)), 1e-12) if len(last) else 1.0  # zero where all vectors are equal
     weights = np.exp(-(distances - distances[:, :1]) / scale)
     shares = np.zeros((len(items), num_items), np.float32)
     np.add.at(shares, (np.arange(len(items))[:, None], items), weights)

@@ -30,7 +30,7 @@ from l2d_ray.text.prefix_tree import PrefixTree
 
 
 class Assistant(Protocol):
-    """A recommender that knows no text: SasRec, Gru4Rec."""
+    """A recommender that knows no text, such as a SequenceRanker."""
 
     def log_probabilities(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """(n, num_items) float64, finite: log of each item's probability to be next."""

@@ -85,6 +85,9 @@ class SequenceRanker:
     Args:
         counts: (num_items,) training interactions of each item.
         max_length: history items read at most.
+
+    Attributes:
+        num_epochs: those that the weights have seen.
     """
 
     def __init__(self, model: ItemSequenceModel, counts: IntArray, *, max_length: int) -> None:
@@ -92,6 +95,7 @@ class SequenceRanker:
         self._is_warm = counts > 0
         self._log_popularity = np.log((counts + 1) / (counts + 1).sum())
         self._max_length = max_length
+        self.num_epochs = 0
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> IntArray:
         """The k best items of each history (oldest first), (n, k) int64 padded with -1."""
@@ -168,7 +172,7 @@ def _train(ranker: SequenceRanker, windows: _Windows, settings: TrainingSettings
             _step(model, optimizer, windows.padded(rows, model.num_items), settings.max_grad_norm)
 
     score = None if validation is None else lambda: validation_ndcg(ranker, validation)
-    train_until_best(model, train_epoch, score, max_epochs=settings.max_epochs, patience=settings.patience)
+    ranker.num_epochs = train_until_best(model, train_epoch, score, max_epochs=settings.max_epochs, patience=settings.patience)
 
 
 def _step(model: ItemSequenceModel, optimizer: torch.optim.Optimizer, items: IntArray, max_grad_norm: float) -> None:

@@ -184,7 +184,7 @@ def _train_worker(given: dict[str, Any]) -> None:
     hf_logging.disable_progress_bar()
     deepspeed_logger.setLevel(logging.WARNING)
     if not settings.use_gpu:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()))
     engine, scheduler_steps = _make_engine(settings)
     progress = _restore(engine)
     writer = SummaryWriter(settings.log_dir) if _rank() == 0 else None

@@ -13,11 +13,11 @@ from l2d_ray.baselines.bigrec import BigRec
 from l2d_ray.baselines.bm25 import Bm25, Bm25Index
 from l2d_ray.baselines.d3 import D3, D3Settings, Tail
 from l2d_ray.baselines.gpt4rec import Gpt4Rec, Gpt4RecSettings
-from l2d_ray.baselines.gru4rec import Gru4Rec, Gru4RecSettings
+from l2d_ray.baselines.gru4rec import Gru4RecSettings, fit_gru4rec
 from l2d_ray.baselines.interface import head_first, interaction_counts, top_items
 from l2d_ray.baselines.item_knn import PLAIN_COSINE, ItemKnn
 from l2d_ray.baselines.popularity import Popularity
-from l2d_ray.baselines.sasrec import SasRec, SasRecSettings
+from l2d_ray.baselines.sasrec import SasRecSettings, fit_sasrec
 from l2d_ray.baselines.sequence_training import TrainingSettings
 from l2d_ray.baselines.session_knn import SessionKnn
 from tests.baselines.language import SHARED, toy_language_model, toy_prompts, toy_space, toy_writer
@@ -52,7 +52,7 @@ def make_alpharec(sequences, num_items):
 
 
 def make_sasrec(sequences, num_items):
-    return SasRec(sequences, num_items, SasRecSettings(dim=8, training=SHORT))
+    return fit_sasrec(sequences, num_items, SasRecSettings(dim=8, training=SHORT))
 
 
 COUNTING = {
@@ -66,7 +66,7 @@ COUNTING = {
 """Systems without randomness, to which items are nothing but their interactions."""
 KNOWING_INTERACTIONS = COUNTING | {
     "sasrec": make_sasrec,
-    "gru4rec": lambda sequences, num_items: Gru4Rec(sequences, num_items, Gru4RecSettings(dim=8, training=SHORT)),
+    "gru4rec": lambda sequences, num_items: fit_gru4rec(sequences, num_items, Gru4RecSettings(dim=8, training=SHORT)),
 }
 """Systems that know an item by its interactions alone: what has none says nothing to them."""
 SYSTEMS = KNOWING_INTERACTIONS | {

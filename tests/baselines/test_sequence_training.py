@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from l2d_ray.baselines import sequence_training
-from l2d_ray.baselines.gru4rec import Gru4Rec, Gru4RecSettings, Recurrence, tune_gru4rec
-from l2d_ray.baselines.sasrec import SasRec, SasRecSettings, Transformer, tune_sasrec
+from l2d_ray.baselines.gru4rec import Gru4RecSettings, Recurrence, fit_gru4rec
+from l2d_ray.baselines.sasrec import SasRecSettings, Transformer, fit_sasrec
 from l2d_ray.baselines.sequence_training import ItemSequenceModel, TrainingSettings
-from l2d_ray.baselines.tuning import ValidationSamples
+from l2d_ray.baselines.tuning import ValidationSamples, tune
 from l2d_ray.errors import ConfigError
 
 NUM_ITEMS = 12
@@ -19,11 +19,11 @@ VALIDATION = ValidationSamples([[0, 1, 2], [5, 6]], np.array([3, 7]))
 
 def make_sasrec(train, num_items, training=FAST, max_length=8, **arguments):
     options = SasRecSettings(dim=16, num_layers=1, dropout=0.0, max_length=max_length, training=training)
-    return SasRec(train, num_items, options, **arguments)
+    return fit_sasrec(train, num_items, options, **arguments)
 
 
 def make_gru4rec(train, num_items, training=FAST, max_length=8, **arguments):
-    return Gru4Rec(train, num_items, Gru4RecSettings(dim=16, dropout=0.0, max_length=max_length, training=training), **arguments)
+    return fit_gru4rec(train, num_items, Gru4RecSettings(dim=16, dropout=0.0, max_length=max_length, training=training), **arguments)
 
 
 BODIES = {"sasrec": lambda: Transformer(SasRecSettings(dim=8)), "gru4rec": lambda: Recurrence(Gru4RecSettings(dim=8, num_layers=2))}
@@ -120,14 +120,15 @@ def test_training_stops_by_validation_and_keeps_the_best_epoch(make, monkeypatch
     monkeypatch.setattr(sequence_training, "validation_ndcg", scripted)
     system = make(CYCLE, NUM_ITEMS, TrainingSettings(max_epochs=9, patience=2), validation=VALIDATION)
     assert len(seen) == 5
-    assert torch.equal(system._ranker.model.bias, seen[2])
+    assert torch.equal(system.model.bias, seen[2])
     assert not torch.equal(seen[2], seen[4])
+    assert system.num_epochs == 2
 
 
-@pytest.mark.parametrize(("tune", "options"), [(tune_sasrec, SasRecSettings), (tune_gru4rec, Gru4RecSettings)])
-def test_tuning_returns_the_better_system(tune, options):
+@pytest.mark.parametrize(("fit", "options"), [(fit_sasrec, SasRecSettings), (fit_gru4rec, Gru4RecSettings)])
+def test_tuning_returns_the_better_system(fit, options):
     hopeless, able = (options(dim=16, dropout=0.0, training=TrainingSettings(learning_rate=r, max_epochs=20)) for r in (0.0, 1e-2))
-    tuned = tune(CYCLE, NUM_ITEMS, validation=VALIDATION, grid=[hopeless, able])
+    tuned = tune([hopeless, able], lambda settings: fit(CYCLE, NUM_ITEMS, settings, validation=VALIDATION), VALIDATION)
     assert tuned.settings is able
     assert tuned.system.rank([[0, 1, 2]], 1).tolist() == [[3]]
 

@@ -15,6 +15,7 @@ from benchmarks.quality.scoring import RankedOnce, score_row
 from benchmarks.quality.store import Store, rounded
 from benchmarks.quality.summary import FOLDER_TO_WANTED, targets_of
 from benchmarks.quality.sweep import ORDERS, herding
+from l2d_ray.baselines.popularity import Popularity
 from l2d_ray.decode.linear import RepresentedItems
 from l2d_ray.decode.settings import FILE, DecoderSettings
 from l2d_ray.errors import ConfigError
@@ -81,6 +82,16 @@ def test_trained_rows_have_other_seeds(figures):
 def test_the_living_memory_is_for_rows_that_need_no_retraining(figures):
     assert set(figures["living"]) == {"popularity", "item-knn", "session-knn", "l2d-g", "l2d-l", "l2d-w", "default"}
     assert figures["living"]["l2d-w"] != figures["rows"]["l2d-w"]["unmasked"]
+
+
+def test_rows_that_must_be_trained_are_trained_anew_with_the_validation_samples(bench, figures):
+    assert set(figures["retrained"]) == {"sasrec", "gru4rec"}
+    assert min(row["fit_s"] for row in figures["retrained"].values()) > 0
+    fitted = bench.fitted("gru4rec")
+    anew = bench.rows["gru4rec"].retrain(bench, fitted)
+    assert anew.num_epochs == fitted.system.num_epochs
+    popular = Popularity(bench.inputs.until_valid.items, bench.inputs.num_items)
+    np.testing.assert_array_equal(anew.rank([[]], 20), popular.rank([[]], 20))  # without a history: the popularity it was trained on
 
 
 def test_finished_results_are_read_and_not_made_again(bench, figures, config, monkeypatch):

@@ -82,6 +82,7 @@ def result():
             "decoders": {"num_requests": 512, "batch 1": alone, "batch 32": alone},
         },
         "living": {"default": row("decoder", 0.1199)},
+        "retrained": {"sasrec": row("items", 0.0777)},
         "memory_sweep": {
             "num_samples": 3000,
             "num_entries": 1000,
