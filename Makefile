@@ -3,6 +3,7 @@
 #   make quickstart    the whole line on MovieLens-100K -> runs/quickstart/report.html
 #   make serve         HTTP on 127.0.0.1:8000 over CONFIG's run;  make recommend TITLES="Toy Story (1995)|Heat (1995)"
 #   make test          the tests        make check    format, lint, types, tests: the gate
+#   make audit         the pinned packages against the published advisories; needs the network, so it is no part of the gate
 #
 # TEST_WORKERS test files run at once, each with a Ray cluster of its own where it needs one; 0 runs all in one process.
 # ARGS passes settings on: make quickstart ARGS="train.num_epochs=3 run_dir=runs/other"
@@ -11,13 +12,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+AUDIT_VENV := $(VENV)/audit
 CONFIG ?= jobs/configs/quickstart.yaml
 ARGS ?=
 TEST_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 TITLES ?= Toy Story (1995)|Star Wars (1977)|Fargo (1996)
 
-.PHONY: install quickstart serve recommend test test-fast check format clean
+.PHONY: install quickstart serve recommend test test-fast check audit format clean
 
 install: $(STAMP)
 
@@ -49,6 +51,12 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) --durations=40
+
+# tests/test_dependencies.py holds that constraints.txt is what is installed. --strict: a package that could not be looked up fails it too.
+audit:
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet pip-audit
+	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 format: $(STAMP)
 	$(BIN)/ruff format .
