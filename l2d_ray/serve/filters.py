@@ -23,13 +23,11 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from l2d_ray.serve.wire import Message, Scalar, Text
+from l2d_ray.serve.wire import Bound, Message, Scalar, Text
 
 MAX_DEPTH: Final = 8
 MAX_CONDITIONS: Final = 200
 MAX_VALUES: Final = 1000
-
-Bound = int | float | Text
 
 
 class Equals(Message):

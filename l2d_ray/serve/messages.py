@@ -15,6 +15,7 @@ from l2d_ray.decode.settings import DecoderName
 from l2d_ray.serve.filters import TAGS as FILTER_TAGS
 from l2d_ray.serve.filters import Filter
 from l2d_ray.serve.wire import MAX_TEXT, Attributes, ItemId, Message, UserId
+from l2d_ray.serve.wire import TAGS as VALUE_TAGS
 
 MAX_K: Final = 500
 MAX_NUM_NEIGHBORS: Final = 100_000
@@ -27,7 +28,7 @@ MAX_CURSOR: Final = 1000
 MAX_BOOST_WEIGHT: Final = 1e6
 
 ID_TAG, TITLE_TAG = "<item_id>", "<title>"  # name the kind of a history entry inside pydantic; no part of a field's path
-TAGS: Final = frozenset((ID_TAG, TITLE_TAG, *FILTER_TAGS.values()))
+TAGS: Final = frozenset((ID_TAG, TITLE_TAG, *FILTER_TAGS.values(), *VALUE_TAGS.values()))
 MAX_SEEN = 80  # characters of a wrong value that its error repeats
 MAX_ERRORS = 20  # errors told at once
 

@@ -8,13 +8,14 @@ from pydantic import Field, StringConstraints, model_validator
 
 from l2d_ray.decode.settings import DecoderName
 from l2d_ray.serve.messages import MAX_NUM_NEIGHBORS
-from l2d_ray.serve.wire import MAX_TEXT, Attributes, AttributeValue, ItemId, Message, UserId
+from l2d_ray.serve.wire import MAX_TEXT, Attributes, AttributeValue, ItemId, Message, Name, UserId
 
 MAX_EVENTS: Final = 1000
 MAX_ATTRIBUTES: Final = 100
 MAX_ARMS: Final = 16
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""Names of experiments and arms, which stand in metrics too."""
 
 
 class NewItem(Message):
@@ -28,7 +29,7 @@ class ItemPatch(Message):
     """What shall change of an item; what is not named stays."""
 
     title: str | None = Field(None, min_length=1, max_length=MAX_TEXT)
-    attributes: dict[Annotated[str, Field(min_length=1, max_length=MAX_TEXT)], AttributeValue | None] = Field(
+    attributes: dict[Name, AttributeValue | None] = Field(
         {}, max_length=MAX_ATTRIBUTES, description="New values by name; null removes one."
     )
 
@@ -93,7 +94,7 @@ class VersionChoice(Message):
 class Arm(Message):
     """One way to answer."""
 
-    name: Name
+    name: Label
     weight: float = Field(gt=0, le=1e6, description="Share of the users, relative to the other arms.")
     decoder: DecoderName | None = Field(None, description="None: the tuned one.")
     num_neighbors: int | None = Field(None, ge=1, le=MAX_NUM_NEIGHBORS, description="None: the tuned.")
@@ -103,7 +104,7 @@ class Arm(Message):
 class Experiment(Message):
     """Users are shared out among arms by a hash of their id, so that each stays in one arm."""
 
-    name: Name
+    name: Label
     arms: list[Arm] = Field(min_length=1, max_length=MAX_ARMS)
 
     @model_validator(mode="after")

@@ -16,12 +16,15 @@ from l2d_ray.decode.search import ShardAnswer, ShardHoldings, ShardRequest, Shar
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.errors import RequestError
 from l2d_ray.memory.entries import entries_table
+from l2d_ray.memory.sequences import RememberedSequence, store_sequences
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, make_mini, save_checkpoint
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.backend import ServedVersions
+from l2d_ray.serve.logic import RecommendationLogic
 from l2d_ray.serve.service import Recommender
+from l2d_ray.serve.state import State
 from l2d_ray.text.prompts import PromptSettings, TokenIds
 from tests.toys import build_toy_index
 
@@ -34,6 +37,7 @@ PROMPTS = PromptSettings(prompt_format="sequence", window_items=8, min_history=3
 class TinyRun:
     checkpoint_dir: Path
     index_dir: Path
+    memory_uri: str
     catalogue: Catalogue
     oracle: LatentDecoder
 
@@ -69,7 +73,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     language_model = save_checkpoint(tiny_model(catalogue, seed=0), folder / "checkpoint")
     write_index(folder, language_model, catalogue)
     oracle = load_latent_decoder(folder / "checkpoint", folder / "index", DecoderSettings())
-    return TinyRun(folder / "checkpoint", folder / "index", catalogue, oracle)
+    return TinyRun(folder / "checkpoint", folder / "index", str(folder / "memory"), catalogue, oracle)
 
 
 @pytest.fixture(scope="session")
@@ -137,15 +141,26 @@ def backend_of(artefacts: ServedArtefacts) -> InProcessBackend:
     return InProcessBackend(artefacts.load_encoder(device="cpu", max_batch_tokens=512), {artefacts.manifest.memory_version: searchers})
 
 
-def recommender_of(artefacts: ServedArtefacts, backend: InProcessBackend) -> Recommender:
-    logic = artefacts.load_logic()
-    return Recommender(lambda version: logic, backend)
+def recommender_of(artefacts: ServedArtefacts, backend: InProcessBackend, state: State | None = None) -> Recommender:
+    """Every version is served from the same artefacts."""
+
+    def load(version: int) -> RecommendationLogic:
+        manifest = replace(artefacts.manifest, memory_version=version)
+        return replace(artefacts, index=replace(artefacts.index, manifest=manifest)).load_logic()
+
+    return Recommender(load, backend, state)
 
 
 def made_up_catalogue() -> Catalogue:
     titles = [f"The {a} {n} ({1950 + i})" for i, (a, n) in enumerate((a, n) for a in ADJECTIVES for n in NOUNS)]
     titles += [f"Return of the {title[4:]}" for title in titles[: NUM_ITEMS - len(titles)]]
-    return Catalogue.from_rows((f"item-{i:02d}", title, {}) for i, title in enumerate(titles))
+    return Catalogue.from_rows((f"item-{i:02d}", title, attributes_of(i, title)) for i, title in enumerate(titles))
+
+
+def attributes_of(number: int, title: str) -> dict[str, object]:
+    """A year, words and, for some items, whether it is a sequel."""
+    attributes: dict[str, object] = {"year": 1950 + number % 36, "words": title.split()[-3:-1]}
+    return attributes | ({"is_sequel": title.startswith("Return")} if number % 5 else {})
 
 
 def tiny_model(catalogue: Catalogue, *, seed: int) -> LanguageModel:
@@ -154,11 +169,16 @@ def tiny_model(catalogue: Catalogue, *, seed: int) -> LanguageModel:
 
 
 def write_index(run_dir: Path, language_model: LanguageModel, catalogue: Catalogue) -> None:
-    """Entries are the states of random histories, each with a random target."""
+    """Entries are the states of random histories, each with a random target; one user a history."""
     rng = np.random.default_rng(0)
     writer = PromptWriter.of(language_model, catalogue)
     histories = [rng.integers(0, NUM_ITEMS, rng.integers(1, 12)).tolist() for _ in range(NUM_ENTRIES)]
     vectors = Encoder(language_model.model).encode([writer.write(history) for history in histories])
-    targets = [Target(f"u{i}", catalogue.item_ids[item], None, i) for i, item in enumerate(rng.integers(0, NUM_ITEMS, NUM_ENTRIES))]
+    chosen = rng.integers(0, NUM_ITEMS, NUM_ENTRIES).tolist()
+    ids = [tuple(catalogue.item_ids[item] for item in (*history, target)) for history, target in zip(histories, chosen, strict=True)]
+    targets = [Target(f"u{i}", items[-1], None, len(items) - 1) for i, items in enumerate(ids)]
     memory = Memory.create(str(run_dir / "memory"), fingerprint=language_model.fingerprint, dim=32, catalogue=catalogue)
-    build_toy_index(memory.append(memory.write(entries_table(targets, vectors)), message="toy"), run_dir / "index", NUM_SHARDS)
+    sequences = [RememberedSequence(f"u{i}", items, (None,) * len(items)) for i, items in enumerate(ids)]
+    stored = store_sequences(memory.uri, sequences)
+    memory = memory.append(memory.write(entries_table(targets, vectors)), message="toy", sequences=(stored,))
+    build_toy_index(memory, run_dir / "index", NUM_SHARDS)
