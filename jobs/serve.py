@@ -5,16 +5,16 @@
 
 Serves RUN_DIR/checkpoint and RUN_DIR/index with the settings that jobs.tune_decoder left in the memory: one encoder replica, one replica
 a shard. Documentation of the API is at /docs; ask with `python -m jobs.recommend`. For more replicas, GPUs or a cluster see serve_configs/.
+What must outlive the service (users, edits, API keys) is in RUN_DIR/state.db. Requests need a key of jobs.api_keys, unless
+serve.access_control=false says that whoever reaches the port may do everything; then only a loopback address is listened on.
 
-Serve runs in its throughput mode. RAY_SERVE_ENABLE_HA_PROXY=1 about halves a small request's time on top (two busy cores, a tiny model:
-40 ms by default, 35 ms in throughput mode, 20 ms with HAProxy too), but HAProxy opens its unprotected statistics on ports 8404 and 9101 of
-every interface and keeps its files in one /tmp folder for all users, so that choice is left to who runs this.
-Variables that are set win over the ones this job sets; on a cluster that is joined, the cluster's own count.
+A newer index in RUN_DIR/index is served once every shard has loaded it, without a restart. Serve runs in its throughput mode;
+serve.haproxy=true about halves a small request's time on top, see l2d_ray/serve/environment.py for what it opens. Variables that are set
+win over the ones this job sets; on a cluster that is joined, the cluster's own count.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -31,12 +31,10 @@ from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 from l2d_ray.errors import ConfigError
 from l2d_ray.index.layout import open_index, read_manifest
+from l2d_ray.serve.access import refuse_open_access
+from l2d_ray.serve.environment import set_environment
 
 APP_NAME: Final = "l2d_ray"
-SERVE_ENVIRONMENT: Final = {
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # no balancer in front needs the 30 s that it has at the end
-}
 CPUS_OF_ALL_SHARDS: Final = 0.5
 
 
@@ -53,10 +51,12 @@ def main(config: RunConfig) -> dict[str, Any]:
 def serving(config: RunConfig) -> Iterator[str]:
     """The service, ready, for the length of a ``with`` block; gives its URL. Refuses a damaged run before anything is deployed."""
     url = f"http://{config.serve.host}:{config.serve.port}"
+    refuse_open_access(config.serve.host, is_access_controlled=config.serve.access_control)
+    if config.serve.haproxy and not config.serve.access_control:
+        raise ConfigError("HAProxy opens ports on every interface, so serve.haproxy=true needs serve.access_control=true.")
     refuse_taken_port(config.serve.host, config.serve.port)
     open_index(config.index_dir).verify(with_entries="local" in config.serve.decoders)
-    for name, value in SERVE_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment(haproxy=config.serve.haproxy)
     with connect(config.ray.address, config.ray.num_cpus), deployed(config):
         wait_until_ready(url)
         yield url
@@ -75,6 +75,8 @@ def deployed(config: RunConfig) -> Iterator[None]:
         checkpoint_dir=config.checkpoint_dir,
         index_dir=config.index_dir,
         memory_uri=config.memory_uri,
+        state_url=config.state_url,
+        access_control=config.serve.access_control,
         device=config.device,
         encoder_replicas=config.serve.encoder_replicas,
         shard_replicas=config.serve.shard_replicas,

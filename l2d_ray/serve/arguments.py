@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from l2d_ray.decode.settings import DECODERS, DecoderName
 
@@ -23,6 +23,14 @@ class ServeArguments(BaseModel):
     index_dir: Path = Field(description="The index, as jobs.build_index wrote it; a path that every node sees.")
     memory_uri: str | None = Field(None, description="Memory with the tuned decoder settings; none means the default settings.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs; auto takes CUDA where a replica has a GPU.")
+    state_url: str | None = Field(
+        None,
+        description="Users, edits, keys and settings: sqlite:///absolute/path or postgresql://user@host/database; none: nothing is kept.",
+    )
+    access_control: bool = Field(
+        True, description="Whether every request needs an API key of the state; false only where nobody else can reach the service."
+    )
+    audit_log: Path | None = Field(None, description="File for a line about every attempt to write; none: stderr.")
     decoders: tuple[DecoderName, ...] = Field(
         DECODERS,
         min_length=1,
@@ -39,6 +47,12 @@ class ServeArguments(BaseModel):
     encoder_num_gpus: float = Field(0.0, ge=0, description="GPUs of an encoder replica.")
     shard_num_cpus: float = Field(0.25, ge=0, description="Logical CPUs, and threads, of a shard replica.")
     shard_num_gpus: float = Field(0.0, ge=0, description="GPUs of a shard replica.")
+    max_surge_percent: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Share of a deployment that a rolling update starts before old replicas stop, if there is room; 0: they stop first.",
+    )
 
     max_batch_size: int = Field(64, ge=1, description="Requests that share one call of the encoder or of a shard at most; 1: none do.")
     max_batch_tokens: int = Field(8192, ge=64, description="Tokens of the prompts that share one call, and of one forward pass, at most.")
@@ -54,3 +68,12 @@ class ServeArguments(BaseModel):
     health_check_timeout_s: float = Field(10.0, gt=0, description="A replica that does not say so for this long is replaced.")
     refresh_s: float = Field(1.0, gt=0, description="How often a replica looks whether the index has a newer version.")
     loaded_versions: int = Field(3, ge=2, description="Versions of the index that a replica keeps loaded at most.")
+
+    @model_validator(mode="after")
+    def _keys_are_kept(self) -> ServeArguments:
+        if self.access_control and self.state_url is None:
+            raise ValueError(
+                "access_control needs state_url, where the keys are; give one, or set access_control to false where nobody else can reach "
+                "the service."
+            )
+        return self

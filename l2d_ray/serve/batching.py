@@ -79,11 +79,13 @@ class Batcher(Generic[Job, Result]):
 
     Args:
         call: answers a batch, one result a job in their order; what it raises every job of the batch raises.
+        note: told of every call: how many jobs it has, and how many wait.
     """
 
-    def __init__(self, call: Call[Job, Result], limits: BatchLimits) -> None:
+    def __init__(self, call: Call[Job, Result], limits: BatchLimits, note: Callable[[int, int], None] = lambda size, waiting: None) -> None:
         self.limits = limits
         self._call = call
+        self._note = note
         self._queue: deque[_Waiting[Job, Result]] = deque()
         self._calls: set[asyncio.Task[Sequence[Result]]] = set()
 
@@ -104,6 +106,7 @@ class Batcher(Generic[Job, Result]):
 
     def _start(self) -> None:
         while len(self._calls) < self.limits.max_calls and (jobs := self._next_jobs()):
+            self._note(len(jobs), len(self._queue))
             batch = Batch([job.job for job in jobs], jobs[0].key, max(job.deadline for job in jobs))
             call = asyncio.ensure_future(self._call(batch))
             self._calls.add(call)

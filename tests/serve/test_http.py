@@ -14,9 +14,10 @@ from ray import serve
 from l2d_ray.client import Client
 from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import ArtefactError, RequestError, UnavailableError
-from l2d_ray.serve.messages import Problem, RecommendationAnswer, ServiceStatus
 from l2d_ray.serve.arguments import ServeArguments
+from l2d_ray.serve.messages import Problem, RecommendationAnswer
 from l2d_ray.serve.on_ray import build_app
+from l2d_ray.serve.state_messages import ServiceStatus
 
 pytestmark = pytest.mark.slow
 ROUTE = "/v1/recommendations"
@@ -31,7 +32,7 @@ def unused_port() -> int:
 @pytest.fixture(scope="module")
 def service(tiny_run) -> Iterator[str]:
     """URL of the service; at /full the same with room for one request, at /linear without the local decoder."""
-    arguments = ServeArguments(checkpoint_dir=tiny_run.checkpoint_dir, index_dir=tiny_run.index_dir, device="cpu")
+    arguments = ServeArguments(checkpoint_dir=tiny_run.checkpoint_dir, index_dir=tiny_run.index_dir, device="cpu", access_control=False)
     one_at_a_time = arguments.model_copy(update={"max_requests": 1})
     linear = arguments.model_copy(update={"decoders": ("global", "whitened")})
     port = unused_port()
@@ -145,4 +146,4 @@ def test_more_requests_than_there_is_room_for_are_refused_not_kept_waiting(tiny_
 
 def test_a_checkpoint_that_did_not_make_the_index_is_refused_before_anything_is_deployed(tiny_run, other_checkpoint: Path):
     with pytest.raises(ArtefactError, match="build memory and index with this one"):
-        build_app(ServeArguments(checkpoint_dir=other_checkpoint, index_dir=tiny_run.index_dir))
+        build_app(ServeArguments(checkpoint_dir=other_checkpoint, index_dir=tiny_run.index_dir, access_control=False))

@@ -15,6 +15,7 @@ from l2d_ray.index.layout import open_index
 from l2d_ray.memory.table import Memory
 
 ROOT = Path(__file__).parents[2]
+OPEN = "serve.access_control=false"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def run_job(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def server(run_dir: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     """jobs.serve, once it has said that it serves; stopped if the test did not."""
-    command = [sys.executable, "-m", "jobs.serve", f"run_dir={run_dir}", "device=cpu", "ray.num_cpus=3", f"serve.port={port}"]
+    command = [sys.executable, "-m", "jobs.serve", f"run_dir={run_dir}", "device=cpu", "ray.num_cpus=3", OPEN, f"serve.port={port}"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = next((line for line in process.stdout if line.startswith("Serving ")), "")
@@ -63,7 +64,7 @@ def test_serve_answers_recommend_and_stops_cleanly(tiny_run, run_dir: Path, port
     listed = [line for line in asked.stdout.splitlines() if line.lstrip()[:2] in ("1.", "2.", "3.")]
     expected = [tiny_run.catalogue.titles[tiny_run.catalogue.item_id_to_index[i]] for i in tiny_run.expected_ids([4, 9], 3)]
     assert [line.split(". ", 1)[1].rsplit("  ", 1)[0].strip() for line in listed] == expected
-    taken = run_job("jobs.serve", f"run_dir={run_dir}", f"serve.port={port}")
+    taken = run_job("jobs.serve", f"run_dir={run_dir}", OPEN, f"serve.port={port}")
     assert (taken.returncode, "set serve.port" in taken.stderr) == (2, True)
     server.send_signal(signal.SIGTERM)
     rest, _ = server.communicate(timeout=60)

@@ -30,13 +30,18 @@ def test_a_configuration_is_valid_for_serve_and_for_the_builder(path: Path):
 
 
 def test_two_shards_fit_on_a_laptop_of_two_cores():
-    arguments = ServeArguments(checkpoint_dir=Path("c"), index_dir=Path("i"))
+    arguments = ServeArguments(checkpoint_dir=Path("c"), index_dir=Path("i"), access_control=False)
     assert arguments.ingress_num_cpus + arguments.encoder_num_cpus + 2 * arguments.shard_num_cpus <= 2
 
 
 def test_arguments_refuse_unknown_keys():
     with pytest.raises(ValidationError, match="num_replicas"):
-        ServeArguments.model_validate({"checkpoint_dir": "c", "index_dir": "i", "num_replicas": 2})
+        ServeArguments.model_validate({"checkpoint_dir": "c", "index_dir": "i", "access_control": False, "num_replicas": 2})
+
+
+def test_keys_need_a_place():
+    with pytest.raises(ValidationError, match="access_control needs state_url"):
+        ServeArguments(checkpoint_dir=Path("c"), index_dir=Path("i"))
 
 
 def test_serve_can_turn_yaml_into_typed_arguments():

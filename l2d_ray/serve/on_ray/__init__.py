@@ -54,6 +54,7 @@ def _options(num_replicas: int, *, num_cpus: float, num_gpus: float, arguments: 
         "ray_actor_options": {"num_cpus": num_cpus, "num_gpus": num_gpus},
         "health_check_period_s": arguments.health_check_period_s,
         "health_check_timeout_s": arguments.health_check_timeout_s,
+        "max_surge_percent": arguments.max_surge_percent,
     }
 
 

@@ -23,6 +23,7 @@ from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.backend import ServedVersions
 from l2d_ray.serve.batching import Batch, Batcher, BatchLimits
 from l2d_ray.serve.generations import Generations
+from l2d_ray.serve.on_ray.metrics import IngressMetrics
 from l2d_ray.serve.on_ray.parts import LOST, PING_TIMEOUT_S, RETRY_AFTER_S, Part
 from l2d_ray.serve.shared_search import joined, sharing_key, split
 from l2d_ray.serve.state_cache import StateCache
@@ -43,9 +44,12 @@ class HandleBackend:
         shards: in order.
     """
 
-    def __init__(self, artefacts: ServedArtefacts, encoder: Part, shards: Sequence[Part], arguments: ServeArguments) -> None:
+    def __init__(
+        self, artefacts: ServedArtefacts, encoder: Part, shards: Sequence[Part], arguments: ServeArguments, *, metrics: IngressMetrics
+    ) -> None:
         self.prepare: Prepare = _nothing_to_prepare
         """Called with a memory version before it becomes current."""
+        self._metrics = metrics
         self._encoder = encoder
         self._shards = shards
         self._longest_wait_s = arguments.longest_wait_s
@@ -54,10 +58,10 @@ class HandleBackend:
         self._refreshing = asyncio.Lock()
         calls, jobs = arguments.calls_per_replica, arguments.max_batch_size
         budget = BatchLimits(jobs, arguments.max_batch_tokens, calls * arguments.encoder_replicas, arguments.max_waiting)
-        self._encoding: Batcher[TokenIds, NDArray[np.float32]] = Batcher(self._call_encoder, budget)
+        self._encoding: Batcher[TokenIds, NDArray[np.float32]] = Batcher(self._call_encoder, budget, metrics.batch(encoder.name))
         per_shard = BatchLimits(jobs, max_calls=calls * arguments.shard_replicas, max_waiting=arguments.max_waiting)
         self._searching: list[Batcher[ShardRequest, ShardAnswer]] = [
-            Batcher(partial(self._call_shard, shard), per_shard) for shard in shards
+            Batcher(partial(self._call_shard, shard), per_shard, metrics.batch(shard.name)) for shard in shards
         ]
 
     async def encode(self, prompts: Sequence[TokenIds], deadline: float | None) -> NDArray[np.float32]:
@@ -107,6 +111,7 @@ class HandleBackend:
                 self._generations = seen.staying_at(before.current, is_pinned=before.is_pinned)
                 await self._load_everywhere(seen.current)
                 await self.prepare(seen.versions.current)
+                self._metrics.switched(seen.versions)
             self._generations = seen
 
     async def _load_everywhere(self, generation: str) -> None:
@@ -122,9 +127,11 @@ class HandleBackend:
     async def _state(self, prompt: TokenIds, deadline: float) -> NDArray[np.float32]:
         """Query vector (d,) of a prompt."""
         state = self._states.get(prompt)
-        if state is None:
-            state = await self._encoding.submit(prompt, weight=len(prompt), deadline=deadline)
-            self._states.put(prompt, state)
+        if state is not None:
+            self._metrics.cached()
+            return state
+        state = await self._encoding.submit(prompt, weight=len(prompt), deadline=deadline)
+        self._states.put(prompt, state)
         return state
 
     async def _call_encoder(self, batch: Batch[TokenIds]) -> Sequence[NDArray[np.float32]]:
@@ -143,6 +150,7 @@ class HandleBackend:
             try:
                 answers[shard] = future.result()
             except (TimeoutError, L2DError, *LOST) as error:
+                self._metrics.unanswered(self._shards[shard].name)
                 logger.warning("%s gave no answer: %s", self._shards[shard].name, str(error) or type(error).__name__)
         return answers
 

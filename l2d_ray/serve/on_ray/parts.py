@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,10 +27,11 @@ PING_TIMEOUT_S: Final = 2.0
 
 @dataclass(frozen=True)
 class Part:
-    """A deployment by its name and handle."""
+    """A deployment by its name and handle; ``note_retry`` is told the name whenever a call is made again."""
 
     name: str
     handle: DeploymentHandle
+    note_retry: Callable[[str], None] = lambda name: None
 
     async def call(self, method: str, *arguments: object, deadline: float) -> Any:
         """What the method answers; TimeoutError past the deadline (time.monotonic), UnavailableError where Serve's queue is full."""
@@ -42,6 +44,7 @@ class Part:
             except LOST as error:
                 if time.monotonic() + pause_s > deadline:
                     raise TimeoutError(f"{self.name} was lost and did not come back in time.") from error
+            self.note_retry(self.name)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

@@ -1,0 +1,77 @@
+"""What the service counts, by Ray's own metrics, which Prometheus reads from every node; no title and no user_id is in a label.
+
+Ray adds the labels deployment, replica and application. Names in Prometheus begin with ``ray_``: ``ray_l2d_requests_total``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from l2d_ray.serve.backend import ServedVersions
+from l2d_ray.serve.messages import RecommendationAnswer, TimingsMs
+
+STAGES: Final = tuple(TimingsMs.model_fields)
+MS_BOUNDARIES: Final = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000]
+SIZE_BOUNDARIES: Final = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+NO_ARM: Final = "none"
+
+
+class IngressMetrics:
+    """Of one ingress replica."""
+
+    def __init__(self) -> None:
+        self._requests = Counter("l2d_requests", description="HTTP requests, by route and status.", tag_keys=("route", "status"))
+        self._request_ms = Histogram("l2d_request_ms", description="HTTP requests.", boundaries=MS_BOUNDARIES, tag_keys=("route",))
+        self._answers = Counter(
+            "l2d_answers", description="Recommendations, by decoder, memory version and arm.", tag_keys=("decoder", "version", "arm")
+        )
+        self._partial = Counter("l2d_partial_answers", description="Recommendations without some shard.")
+        self._stage_ms = Histogram("l2d_stage_ms", description="Stages of a request.", boundaries=MS_BOUNDARIES, tag_keys=("stage",))
+        self._refused = Counter("l2d_refused_requests", description="Requests refused unread, since too many were worked on.")
+        self._batch = Histogram("l2d_batch_size", description="Jobs of one call.", boundaries=SIZE_BOUNDARIES, tag_keys=("part",))
+        self._waiting = Gauge("l2d_waiting", description="Jobs that wait for a call.", tag_keys=("part",))
+        self._lost = Counter("l2d_unanswered", description="Questions that a part did not answer in time.", tag_keys=("part",))
+        self._retried = Counter("l2d_retried_calls", description="Calls made again, since a replica died.", tag_keys=("part",))
+        self._cached = Counter("l2d_cached_states", description="Histories whose query vector was still there.")
+        self._version = Gauge("l2d_memory_version", description="Memory version that answers requests which name none.")
+        self._switches = Counter("l2d_version_switches", description="Changes of that version.")
+
+    def request(self, route: str, status: int, took_ms: float) -> None:
+        self._requests.inc(tags={"route": route, "status": str(status)})
+        self._request_ms.observe(took_ms, tags={"route": route})
+
+    def answer(self, answer: RecommendationAnswer) -> None:
+        arm = f"{answer.experiment.name}/{answer.experiment.arm}" if answer.experiment else NO_ARM
+        self._answers.inc(tags={"decoder": answer.decoder, "version": str(answer.memory_version), "arm": arm})
+        if answer.complete.shards_ok < answer.complete.shards_total:
+            self._partial.inc()
+        for stage in STAGES:
+            self._stage_ms.observe(getattr(answer.timings_ms, stage), tags={"stage": stage})
+
+    def refused(self) -> None:
+        self._refused.inc()
+
+    def batch(self, part: str) -> Callable[[int, int], None]:
+        """Told of every call to a part: its jobs, and how many wait."""
+
+        def note(size: int, num_waiting: int) -> None:
+            self._batch.observe(size, tags={"part": part})
+            self._waiting.set(num_waiting, tags={"part": part})
+
+        return note
+
+    def unanswered(self, part: str) -> None:
+        self._lost.inc(tags={"part": part})
+
+    def retried(self, part: str) -> None:
+        self._retried.inc(tags={"part": part})
+
+    def cached(self) -> None:
+        self._cached.inc()
+
+    def switched(self, versions: ServedVersions) -> None:
+        self._version.set(versions.current)
+        self._switches.inc()
