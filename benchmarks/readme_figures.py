@@ -15,6 +15,11 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- figures: python -m benchmarks.readme_figures --write -->", "<!-- end of figures -->"
 SYSTEMS = ("popularity", "item-knn", "l2d-g", "l2d-l", "l2d-w")
+QUALITY_ROWS = (
+    *("popularity", "item-knn", "session-knn", "sasrec", "gru4rec", "alpharec", "bigrec-4", "gpt4rec", "d3-20", "d3-sasrec-20", "id-head"),
+    *("l2d-g", "l2d-l", "default", "default+both"),
+)
+QUALITY_COLUMNS = ("recall@10", "recall@20", "recall@50", "ndcg@10")
 COLUMNS = ("recall@10", "recall@20", "recall@50", "recall@100", "ndcg@10")
 
 
@@ -30,8 +35,8 @@ def main() -> None:
 
 def figures() -> str:
     """The section between the markers."""
-    quickstart, encoder, amazon = (read(name) for name in ("quickstart", "encoder", "amazon_mini"))
-    return "\n\n".join([_quickstart(quickstart), _encoder(encoder), _amazon(amazon), _build(), _index(), _merge()])
+    quality = [_quality(path) for path in sorted(RESULTS.glob("quality-*.json"))]
+    return "\n\n".join([_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _build(), _index(), _merge()])
 
 
 def read(name: str) -> dict[str, Any]:
@@ -75,18 +80,24 @@ def _encoder(result: dict[str, Any]) -> str:
     )
 
 
-def _amazon(result: dict[str, Any]) -> str:
-    minutes = sum(result["seconds"].values()) / 60
-    return "\n".join(
-        [
-            f"`python -m benchmarks.amazon_mini` on {result['data']} ({result['num_parameters'] / 1e6:.1f} M parameters, "
-            f"{result['num_epochs']} epochs, {minutes:.1f} minutes), validation and test:",
-            "",
-            _table(result["valid"], "validation"),
-            "",
-            _table(result["test"], "test"),
-        ]
+def _quality(path: Path) -> str:
+    """One data set of benchmarks.quality: some of its rows, with their cost."""
+    result = json.loads(path.read_text())
+    rows, seconds = result["rows"], result["cost"]["all"]["batch 32"]
+    lines = [["test", *QUALITY_COLUMNS, "s per 1,000 requests"], ["---", *("---:" for _ in QUALITY_COLUMNS), "---:"]]
+    for name in QUALITY_ROWS:
+        if name in rows:
+            metrics, mark = rows[name]["unmasked"]["metrics"], " *" if rows[name]["family"] == "language" else ""
+            lines.append([f"{name}{mark}", *(f"{metrics[column]:.4f}" for column in QUALITY_COLUMNS), f"{seconds[name]:.2f}"])
+    caption = (
+        f"`python -m benchmarks.quality` on {result['data']} ({result['num_memory_entries']:,} memory entries, a model of "
+        f"{result['num_language_parameters'] / 1e6:.1f} M parameters, {result['num_epochs']} epochs, two cores). Test split, full ranking, "
+        "history not masked, by item id; every row tuned on validation; cost from history to 20 items in batches of 32. Rows with * write "
+        f"titles and are scored on {result['num_samples']['language_subset']:,} samples. `default` is what `jobs.tune_decoder` chose; with "
+        "`+` it is joined with what knows no text. All else, living memory and ablations included: "
+        "[benchmarks/quality/REPORT.md](benchmarks/quality/REPORT.md)."
     )
+    return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def _build() -> str:

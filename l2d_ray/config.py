@@ -154,7 +154,7 @@ class DecoderConfig(Section):
         (0.0, 1.0, 4.0, 12.0), min_length=1, description="Entries that the mean of all entries counts for in an item's representation."
     )
     prior_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), min_length=1, description="Weights of the prior, log(n + smoothing)."
+        (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0), min_length=1, description="Weights of the prior, log(n + smoothing)."
     )
     prior_smoothings: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.1, 1.0), min_length=1, description="What is added to an item's count in the prior."

@@ -66,6 +66,7 @@ class Row:
         retrain: the system trained anew with the validation samples, for the living memory's second table.
         grid_names: fields of ``Grids`` that decide what is fitted.
         uses_model: whether the fine-tuned model or its memory does.
+        is_fitted: whether there is more to it than putting other rows' systems together.
     """
 
     family: Family
@@ -75,11 +76,12 @@ class Row:
     retrain: Callable[[Bench, Fitted], Baseline | StateSystem] | None = None
     grid_names: tuple[str, ...] = ()
     uses_model: bool = True
+    is_fitted: bool = True
 
     @property
     def is_stored(self) -> bool:
         """Whether the fitted system is worth a file: the others are made of the run's own files."""
-        return self.family in ("items", "states")
+        return self.family in ("items", "states") and self.is_fitted
 
 
 @dataclass(frozen=True)

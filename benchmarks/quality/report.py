@@ -29,26 +29,32 @@ Full ranking over the catalogue, by item id. Unmasked: nothing is excluded. Mask
 target among it is a miss. Everything is tuned on validation (ndcg@20, unmasked), test is scored once. Intervals are 95 % bootstrap
 intervals over test samples. All rows that read text use one fine-tuned model. `default` is the decoder that `jobs.tune_decoder` chose."""
 
+TRAINING: Final = """## Training for the latent space
+
+Runs of `python -m benchmarks.amazon_mini`, on validation. Item loss: the weight of a second loss in training, in which a linear layer must
+tell from the state that the memory keeps which item follows (the layer is dropped afterwards, the model still writes titles)."""
+
 NOTHING: Final = "No run is committed yet."
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results = read_results()
-    REPORT.write_text(report(results))
+    REPORT.write_text(report(results, read_results(pattern="amazon_mini")))
     for name, svg in plots(results).items():
         (FOLDER / name).write_text(svg)
 
 
-def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """Committed lines by name: what follows ``quality-`` in the file's."""
-    return {path.stem.partition("-")[2]: json.loads(path.read_text()) for path in sorted(folder.glob("quality-*.json"))}
+def read_results(folder: Path = RESULTS, *, pattern: str = "quality") -> dict[str, dict[str, Any]]:
+    """Committed lines of a benchmark by name: what follows the dash in the file's."""
+    return {path.stem.partition("-")[2]: json.loads(path.read_text()) for path in sorted(folder.glob(f"{pattern}*.json"))}
 
 
-def report(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole of REPORT.md."""
+def report(results: Mapping[str, Mapping[str, Any]], trainings: Mapping[str, Mapping[str, Any]]) -> str:
+    """The whole of REPORT.md: a section a data set, then how the models were trained (lines of benchmarks.amazon_mini)."""
     sections = [section(name, result) for name, result in results.items()] or [NOTHING]
-    return "\n\n".join([HEAD, *sections]) + "\n"
+    trained = [TRAINING, tables.training_table(trainings.values())] if trainings else []
+    return "\n\n".join([HEAD, *sections, *trained]) + "\n"
 
 
 def section(name: str, result: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final
 METRICS: Final = tuple(f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50, 100))
 SUBSET_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@10")
 ABLATION_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@20")
+TRAINING_SYSTEMS: Final = ("item-knn", "l2d-g", "l2d-l", "l2d-w")
 SLICES: Final = ("dense", "sparse", "long", "short")
 
 Result = Mapping[str, Any]
@@ -175,6 +176,16 @@ def _memory_claims(result: Result) -> Iterable[list[str]]:
         part, whole = sweep["kept"]["random"]["0.3"][system]["recall@50"], sweep["whole"][system]["recall@50"]
         holds = part >= 0.95 * whole
         yield [f"{system}: a random 30 % of the memory keeps 95 % of recall@50", f"{part:.4f} of {whole:.4f}", _met(holds)]
+
+
+def training_table(lines: Iterable[Result]) -> str:
+    rows = []
+    for line in sorted(lines, key=lambda line: (line["data"], line.get("item_loss_weight", 0.0), line["num_epochs"])):
+        cells = [line["data"], f"{line['num_parameters']:,}", f"{line.get('item_loss_weight', 0.0):g}", str(line["num_epochs"])]
+        valid = line["valid"]
+        rows.append([*cells, *(f"{valid[system][metric]:.4f}" for system in TRAINING_SYSTEMS for metric in ("recall@10", "recall@50"))])
+    figures = [f"{system} {metric}" for system in TRAINING_SYSTEMS for metric in ("recall@10", "recall@50")]
+    return table(["data", "parameters", "item loss", "epochs", *figures], rows)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

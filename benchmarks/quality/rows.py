@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.quality.bench import Row
+from benchmarks.quality.fusion import FUSION_ROWS
 from benchmarks.quality.item_rows import ITEM_ROWS
 from benchmarks.quality.language_rows import language_rows
 from benchmarks.quality.state_rows import state_rows
@@ -13,7 +14,7 @@ from l2d_ray.errors import ConfigError
 
 
 def all_rows(beams: tuple[int, ...], decoders: Sequence[DecoderName]) -> dict[str, Row]:
-    return ITEM_ROWS | language_rows(beams) | state_rows(decoders)
+    return ITEM_ROWS | language_rows(beams) | state_rows(decoders) | FUSION_ROWS
 
 
 def chosen_names(rows: Mapping[str, Row], wanted: str | None) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.quality.bench import Bench
+from benchmarks.quality.fusion import FUSION_ROWS
 from benchmarks.quality.scoring import ScoredRow, differences, seed_metrics, slice_metrics, slices_of, subset_metrics, unreachable_share
 from benchmarks.quality.state_rows import DEFAULT
 from benchmarks.result import target
@@ -87,7 +88,7 @@ def targets_of(folder: str, figures: Mapping[str, Any]) -> dict[str, dict[str, A
     leads = {
         f"recall@10 of default minus {name}, low end": target(row["default_minus_row"]["recall@10"]["low"], 0)
         for name, row in rows.items()
-        if row["family"] != "decoder" and "default_minus_row" in row
+        if row["family"] != "decoder" and "default_minus_row" in row and name not in FUSION_ROWS
     }
     return {name: found_target for name, found_target in found.items() if found_target is not None} | leads
 

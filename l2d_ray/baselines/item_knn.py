@@ -72,9 +72,9 @@ class ItemKnn:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history (oldest first), (n, k) int64 padded with -1; items without evidence by popularity."""
-        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._popularity), max_cells=_MAX_CELLS)
+        return rank_in_blocks(histories, self.scores, k, exclude, num_items=len(self._popularity), max_cells=_MAX_CELLS)
 
-    def _scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    def scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """(n, num_items) float64: positive where there is evidence, else popularity - 1, which is negative."""
         evidence: NDArray[np.float64] = (self._history_weights(histories) @ self._similarity).toarray()
         return np.where(evidence > 0, evidence, self._popularity - 1.0)

@@ -54,7 +54,7 @@ def figures(bench, config):
 
 
 def test_every_row_is_scored_on_the_same_protocol(bench, figures):
-    assert len(figures["rows"]) == len(bench.rows) == 20
+    assert len(figures["rows"]) == len(bench.rows) == 23
     for name, row in figures["rows"].items():
         num_samples = 10 if row["family"] == "language" else NUM_TEST
         assert row["num_samples"] == num_samples, name
@@ -94,6 +94,20 @@ def test_rows_that_must_be_trained_are_trained_anew_with_the_validation_samples(
     np.testing.assert_array_equal(anew.rank([[]], 20), popular.rank([[]], 20))  # without a history: the popularity it was trained on
 
 
+def test_a_fusion_without_weights_ranks_as_the_decoder_and_weights_add_what_others_know(bench):
+    histories = bench.inputs.test.samples.histories
+    system = bench.fitted("default+both").system
+    alone = replace(system, weights={"sasrec": 0.0, "knn": 0.0})
+    decoder = bench.inputs.run.decoder.recommend(histories, 20, decoder="whitened").ids
+    assert (alone.rank(histories, 20) == decoder).mean() > 0.99
+    assert set(alone.parts(histories)) == {"whitened"}
+    knn_only = replace(system, weights={"sasrec": 0.0, "knn": 1e4})
+    evidence = system.knn.scores(histories)
+    first = knn_only.rank(histories, 1)[:, 0]
+    assert (evidence[np.arange(len(first)), first] == evidence.max(axis=1)).all()
+    assert len(bench.fitted("default+both").tried) == 25
+
+
 def test_finished_results_are_read_and_not_made_again(bench, figures, config, monkeypatch):
     again = make_bench(config, bench.options, max_samples=None)
 
@@ -114,7 +128,7 @@ def test_a_row_that_is_run_again_gives_the_same_figures(bench, figures, config):
 def test_targets_are_those_of_the_folder(bench, figures):
     assert set(FOLDER_TO_WANTED) == {GAMES, "amazon_CDs_and_Vinyl_2015"}
     targets = targets_of(GAMES, figures)
-    baselines = [name for name, row in bench.rows.items() if row.family != "decoder"]
+    baselines = [name for name, row in bench.rows.items() if row.family != "decoder" and not name.startswith("default+")]
     assert [name for name in targets if name.endswith("low end")] == [f"recall@10 of default minus {name}, low end" for name in baselines]
     assert targets["living recall@50 of default"]["target"] == ">= 0.3"
     assert targets["cost of default over l2d-g, batch 1"]["target"] == "<= 1.1"

@@ -12,7 +12,7 @@ from benchmarks.result import target
 def test_the_report_says_what_the_committed_results_say():
     results = read_results()
     text = REPORT.read_text()
-    assert report(results) == text
+    assert report(results, read_results(pattern="amazon_mini")) == text
     assert (NOTHING in text) is not results
     drawn = set(plots(results))
     assert {path.name for path in FOLDER.glob("*.svg")} == drawn
@@ -94,7 +94,7 @@ def result():
 
 
 def test_a_result_is_told_in_tables(result):
-    text = report({"toys": result})
+    text = report({"toys": result}, {})
     for line in (
         "| recall@10 of default | >= 0.105 | 0.0987 | no |",
         "| unknown | >= 1 | - | - |",
@@ -108,7 +108,7 @@ def test_a_result_is_told_in_tables(result):
     ):
         assert line in text, line
     assert NOTHING not in text
-    assert report({}).endswith(NOTHING + "\n")
+    assert report({}, {}).endswith(NOTHING + "\n")
 
 
 def test_claims_are_judged_by_the_figures(result):
@@ -121,7 +121,7 @@ def test_claims_are_judged_by_the_figures(result):
 def test_plots_stand_alone_and_are_named_in_the_report(result):
     found = plots({"toys": result})
     assert set(found) == {"toys-cost-batch1.svg", "toys-cost-batch32.svg", "toys-memory.svg"}
-    text = report({"toys": result})
+    text = report({"toys": result}, {})
     for name, svg in found.items():
         assert f"]({name})" in text
         assert ElementTree.fromstring(svg).tag.endswith("svg")
@@ -132,3 +132,11 @@ def test_plots_stand_alone_and_are_named_in_the_report(result):
 
 def test_a_table_is_markdown():
     assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_trainings_are_told_in_the_order_of_their_settings():
+    valid = {name: dict.fromkeys(METRICS, 0.25) for name in ("item-knn", "l2d-g", "l2d-l", "l2d-w")}
+    line = {"data": "toys", "num_parameters": 1234, "valid": valid}
+    text = report({}, {"b": line | {"num_epochs": 8, "item_loss_weight": 3.0}, "": line | {"num_epochs": 5}})
+    first, second = (text.index(f"| toys | 1,234 | {weight} | {epochs} | 0.2500 |") for weight, epochs in ((0, 5), (3, 8)))
+    assert first < second
