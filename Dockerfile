@@ -17,7 +17,7 @@ WORKDIR /build
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 RUN pip install --constraint constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch
 COPY l2d_ray l2d_ray
-RUN pip install --constraint constraints.txt ".[$EXTRA]"
+RUN pip install --constraint constraints.txt ".[$EXTRA,postgres]"
 
 FROM python:3.11-slim-bookworm
 # hadolint ignore=DL3008
