@@ -11,11 +11,12 @@ import ray
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence, part_paths, write_part
 from l2d_ray.errors import ArtefactError
+from l2d_ray.model import on_ray
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import load_checkpoint, save_checkpoint
-from l2d_ray.model.on_ray import EncoderSpec, PartEncoder, encode_parts, shared_threads
+from l2d_ray.model.on_ray import EncoderSpec, PartEncoder, encode_parts, shared_threads, title_encoder
 from l2d_ray.schema import TRAIN
-from l2d_ray.text.prompts import PromptSettings
+from l2d_ray.text.prompts import PromptSettings, tokenize_titles
 from tests.toys import NUM_ITEMS, encode_in_process, tiny_model, toy_catalogue, write_toy_data
 
 PATIENCE_S = 60
@@ -178,3 +179,14 @@ def test_an_error_of_the_sink_is_raised_to_the_caller(ray_cluster, checkpoint_di
     spec = EncoderSpec(str(checkpoint_dir), "cpu", 256)
     with pytest.raises(ArtefactError, match="The storage refused part 1"):
         list(encode_parts(paths, TRAIN, spec=spec, catalogue=toy_catalogue(), sink=refuse_second, num_workers=1))
+
+
+@pytest.mark.slow
+def test_titles_are_encoded_in_tasks_as_requests_of_one_item(ray_cluster, checkpoint_dir, monkeypatch):
+    monkeypatch.setattr(on_ray, "TITLES_PER_TASK", 7)
+    titles = [*toy_catalogue().titles, "Something Else Entirely"]
+    model = load_checkpoint(checkpoint_dir)
+    prompts = [model.prompts.prompt([title]) for title in tokenize_titles(model.tokenizer, titles, model.settings.max_title_tokens)]
+    found = title_encoder(spec_of(checkpoint_dir))(titles)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, Encoder(model.model).encode(prompts), rtol=2e-3, atol=2e-3)
