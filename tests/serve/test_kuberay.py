@@ -13,6 +13,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from l2d_ray.config import load_config
 from l2d_ray.serve.arguments import ServeArguments
+from l2d_ray.serve.environment import HAPROXY, THROUGHPUT
 from tests.serve.manifests import manifest_faults
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +78,19 @@ def test_the_service_in_the_manifest_is_one_that_serve_and_the_builder_take():
     schema = ServeDeploySchema.model_validate(yaml.safe_load(manifest("RayService")["spec"]["serveConfigV2"]))
     (application,) = schema.applications
     assert application.import_path == "l2d_ray.serve.on_ray:build_app"
-    ServeArguments.model_validate(application.args)
+    arguments = ServeArguments.model_validate(application.args)
+    assert arguments.access_control
+    assert arguments.max_surge_percent > 0
     assert {deployment.name for deployment in application.deployments} <= {"Encoder", "Ingress"}
+
+
+def test_serve_runs_in_its_fast_mode_with_haproxy_on_every_pod():
+    pods = pods_of(cluster_spec("RayService"))
+    wanted = HAPROXY | {"RAY_SERVE_THROUGHPUT_OPTIMIZED": THROUGHPUT["RAY_SERVE_THROUGHPUT_OPTIMIZED"]}
+    for pod in pods:
+        given = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
+        assert wanted.items() <= given.items()
+        assert "PGPASSWORD" in given
 
 
 def test_the_job_in_the_manifest_is_one_that_the_jobs_take(tmp_path: Path):

@@ -1,6 +1,7 @@
 """The Serve configuration files and the arguments of the application builder."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "serve_configs").glob("*.yaml"))
 
 
 def test_there_are_configurations():
-    assert {"local.yaml", "gpu.yaml"} <= {path.name for path in CONFIGS}
+    assert {"local.yaml", "gpu.yaml", "cluster.yaml"} == {path.name for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -27,6 +28,22 @@ def test_a_configuration_is_valid_for_serve_and_for_the_builder(path: Path):
     ServeArguments.model_validate(application.args)
     names = {ENCODER, "Ingress"} | {shard_name(shard) for shard in range(64)}
     assert {deployment.name for deployment in application.deployments} <= names
+
+
+def arguments_in(path: Path) -> ServeArguments:
+    return ServeArguments.model_validate(yaml.safe_load(path.read_text())["applications"][0]["args"])
+
+
+def test_only_the_laptop_answers_without_a_key_and_stops_a_replica_before_it_starts_the_next():
+    assert {path.name for path in CONFIGS if not arguments_in(path).access_control} == {"local.yaml"}
+    assert {path.name for path in CONFIGS if not arguments_in(path).max_surge_percent} == {"local.yaml"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_rays_own_ports_ask_for_a_token(path: Path):
+    started = [line for line in path.read_text().splitlines() if re.search(r"\b(ray start|serve deploy|serve run)\b", line)]
+    assert len(started) >= 2
+    assert all("RAY_AUTH_MODE=token" in line for line in started) or "export RAY_AUTH_MODE=token" in path.read_text()
 
 
 def test_two_shards_fit_on_a_laptop_of_two_cores():
