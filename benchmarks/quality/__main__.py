@@ -4,8 +4,9 @@
         [--grids quick|full] [--seeds 3] [--language-samples 300] [--samples N] [key=value ...]
 
 The folder is one in the D3 protocol, as for benchmarks.amazon_mini, whose stages are used here: a finished run directory of that benchmark
-(same settings) is not computed again. Everything is tuned on validation, test is scored once. Each result is kept below RUN_DIR/quality,
-so the benchmark can be interrupted and goes on where it was; delete a file there to have it made anew.
+(same settings) is not computed again. ``movielens`` in its place is MovieLens-100K, as the quickstart has it. Everything is tuned on
+validation, test is scored once. Each result is kept below RUN_DIR/quality, so the benchmark can be interrupted and goes on where it was;
+delete a file there to have it made anew.
 
 To publish a run: keep the printed line as benchmarks/results/quality-NAME.json, then ``python -m benchmarks.quality.report``.
 """
@@ -34,11 +35,13 @@ from benchmarks.quality.store import Store, rounded
 from benchmarks.quality.summary import row_figures, setting, targets_of
 from benchmarks.quality.sweep import sweep_memory
 from benchmarks.result import arguments, print_result
+from jobs import prepare_data
 from jobs.stages import FinishedStage, run_stages
 from l2d_ray.config import RunConfig, load_config
 from l2d_ray.memory.on_ray import hash_of_data
 
 STAGE_NAMES = ("train", "build_memory", "build_index", "tune_decoder")
+MOVIELENS = Path("movielens")
 SMALL_SAMPLES = 300
 SMALL_OPTIONS = Options(SMALL, beams=(1, 4), language_samples=50, cost_requests=4, decoder_requests=32, cost_rounds=1, num_bootstrap=200)
 
@@ -47,9 +50,13 @@ def main() -> None:
     options = _parser().parse_args()
     run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
     small = SMALL_RUN if options.small else []
-    config = load_config(["--config", "jobs/configs/amazon_games.yaml", f"run_dir={run_dir}", *small, *options.overrides])
+    name = "quickstart" if options.folder == MOVIELENS else "amazon_games"
+    config = load_config(["--config", f"jobs/configs/{name}.yaml", f"run_dir={run_dir}", *small, *options.overrides])
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    convert(options.folder, config.data_dir, users_per_part=config.data.users_per_part)
+    if options.folder != MOVIELENS:
+        convert(options.folder, config.data_dir, users_per_part=config.data.users_per_part)
+    elif not config.data_dir.is_dir():
+        prepare_data.main(config)
     finished = run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
     max_samples = options.samples or (SMALL_SAMPLES if options.small else None)
     bench = make_bench(config, _options(options, config), max_samples=max_samples)
@@ -113,7 +120,7 @@ def _model(finished: dict[str, FinishedStage]) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol")
+    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, or movielens")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the run that differ")
     parser.add_argument("--rows", default=None, help="rows to do, separated by commas; all by default")
     parser.add_argument("--grids", choices=list(NAME_TO_GRIDS), default=None, help="what is tried on validation; quick by default")
