@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.errors import ArtefactError, ConflictError
@@ -107,6 +108,11 @@ class Index:
         pooled = PooledStatistics(*(np.load(self._verified(f"{name}.npy"), allow_pickle=False) for name in POOLED))
         name = f"{self.manifest.generation}/{TITLE_MAP}"
         return replace(pooled, title_map=TitleMap(self.summary.array(name))) if name in self.summary.files else pooled
+
+    def warm_items(self) -> NDArray[np.int64]:
+        """(m,) items that have entries, ascending."""
+        names = [f"{shard_dir(Path(), shard)}/{SUMMARY}" for shard in range(self.manifest.num_shards)]
+        return np.sort(np.concatenate([read_summary(self._verified(name)).array("items.npy") for name in names]))
 
     def titles(self, shard: int) -> TitleStates | None:
         """States of the titles of a shard's items, memory-mapped; None where titles were not encoded."""

@@ -24,6 +24,7 @@ from l2d_ray.memory.files import read_text
 from l2d_ray.memory.table import exists
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, load_checkpoint, read_metadata, verify_checkpoint
+from l2d_ray.serve.cold_ranking import ColdRanking
 from l2d_ray.serve.explain import SampleHistories
 from l2d_ray.serve.logic import RecommendationLogic
 from l2d_ray.text.prompts import PromptSettings
@@ -93,9 +94,9 @@ class ServedArtefacts:
         language_model = LanguageModel(None, tokenizer, self.prompts, self.manifest.fingerprint)
         writer = PromptWriter.of(language_model, catalogue)
         histories = None if self.memory_uri is None else SampleHistories(self.memory_uri, self.manifest.memory_version)
-        return RecommendationLogic(
-            self.manifest, catalogue, writer, self.settings, pooled=self.index.pooled(), decoders=self.decoders, histories=histories
-        )
+        ranks_cold = self.manifest.has_titles and self.settings.cold_count is not None
+        cold = ColdRanking(self.index.warm_items(), self.index.pooled(), self.settings, shards_rank_cold=ranks_cold)
+        return RecommendationLogic(self.manifest, catalogue, writer, self.settings, cold=cold, decoders=self.decoders, histories=histories)
 
     def load_encoder(self, *, device: str, max_batch_tokens: int) -> Encoder:
         language_model = load_checkpoint(self.checkpoint_dir, device=device)

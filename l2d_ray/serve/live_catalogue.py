@@ -84,9 +84,9 @@ class LiveCatalogue:
     def deleted(self) -> set[int]:
         return self._deleted
 
-    def new_items(self) -> list[int]:
-        """Items that the index lacks, ascending."""
-        return [index for index in self._new_ids.values() if index not in self._deleted]
+    def edited_titles(self) -> dict[int, str]:
+        """Titles of the items that were made or changed and are not deleted."""
+        return {index: item.title for index, item in self._changed.items() if index not in self._deleted}
 
     def changed_titles(self) -> Mapping[int, str | None]:
         """New title of every item that was edited; None where it was deleted."""

@@ -16,18 +16,15 @@ from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.titles import clean_title
-from l2d_ray.decode.cold import ColdItems
 from l2d_ray.decode.decoder import HistoryItem, PromptWriter, edge_scores
-from l2d_ray.decode.linear import WhitenedRule
 from l2d_ray.decode.search import SearchRequest
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.errors import RequestError
 from l2d_ray.index.layout import IndexManifest
 from l2d_ray.index.shard import shard_of_item
-from l2d_ray.memory.statistics import PooledStatistics
-from l2d_ray.memory.titles import TitleStates
 from l2d_ray.serve.catalogue_search import TitleSearch
+from l2d_ray.serve.cold_ranking import Cold, ColdRanking
 from l2d_ray.serve.explain import SampleHistories
 from l2d_ray.serve.live_catalogue import LiveCatalogue
 from l2d_ray.serve.messages import HistoryEntry, RankingOptions, RecommendationRequest, TitledItem
@@ -57,7 +54,7 @@ class Question:
     offset: int
     depth: int
     diversity: float
-    cold: ColdItems | None
+    cold: Cold
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +73,11 @@ class RecommendationLogic:
         catalogue: the index's, to which item indexes refer.
         settings: the tuned ones, for what a request leaves open.
         decoders: those that a request may name.
-        pooled: the index's.
+        cold: ranks what no shard does.
         histories: of the memory's samples, for explanations; None: there are none.
 
     Attributes:
         catalogue: with all edits that were taken.
-        awaited_titles: new items that cannot be ranked before the states of their titles are there.
     """
 
     def __init__(
@@ -91,7 +87,7 @@ class RecommendationLogic:
         writer: PromptWriter,
         settings: DecoderSettings,
         *,
-        pooled: PooledStatistics,
+        cold: ColdRanking,
         decoders: Sequence[DecoderName] = DECODERS,
         histories: SampleHistories | None = None,
     ) -> None:
@@ -100,11 +96,8 @@ class RecommendationLogic:
         self.decoders = tuple(decoders)
         self.histories = histories
         self.catalogue = LiveCatalogue(catalogue)
-        self.awaited_titles: list[int] = []
+        self.cold = cold
         self._writer = writer
-        self._pooled = pooled
-        self._title_states: dict[int, tuple[str, NDArray[np.float16]]] = {}
-        self._cold: ColdItems | None = None
 
     @cached_property
     def title_search(self) -> TitleSearch:
@@ -166,7 +159,7 @@ class RecommendationLogic:
             offset=offset,
             depth=pool if request.diversity else offset + request.k + 1,  # one more says whether there is a next page
             diversity=request.diversity,
-            cold=self._cold,
+            cold=self.cold.current,
         )
 
     def search_request(self, questions: Sequence[Question], queries: NDArray[np.float32]) -> SearchRequest:
@@ -183,11 +176,8 @@ class RecommendationLogic:
 
     def ranked(self, found: TopK, request: SearchRequest, questions: Sequence[Question]) -> list[Ranked]:
         """The ranking of each question: what the shards found and the items that no shard has."""
-        cold = questions[0].cold
-        if cold is not None:
-            fresh = cold.top_k(request.queries, request.decoder, request.k, excluded=request.excluded, allowed=request.allowed)
-            found = merge_top_k([found, fresh], request.k)
-        found = edge_scores(found, request.decoder)
+        cold = questions[0].cold.top_k(request)
+        found = edge_scores(found if cold is None else merge_top_k([found, cold], request.k), request.decoder)
         stops = np.cumsum([len(question.rows) for question in questions]).tolist()
         rankings = []
         for question, stop in zip(questions, stops, strict=True):
@@ -206,41 +196,14 @@ class RecommendationLogic:
                 shards.setdefault(shard, []).append(index)
         return {shard: np.array(sorted(mine), dtype=np.int64) for shard, mine in shards.items()}
 
-    def cold_vector(self, index: int) -> NDArray[np.float32] | None:
-        """Representation (d,) of an item that no shard has; None of any other."""
-        if self._cold is None or index not in self._cold.item_indexes:
-            return None
-        vector: NDArray[np.float32] = self._cold.vectors[np.searchsorted(self._cold.item_indexes, index)]
-        return vector
-
     def take_edits(self, edits: Iterable[EditedItem]) -> None:
         """Let the catalogue be as it is now."""
         self.catalogue.apply(edits)
-        self._rank_cold()
+        self.cold.update(self.catalogue)
 
-    def titles_to_encode(self) -> dict[int, TokenIds]:
-        """Prompts of the titles whose states are awaited, by item."""
-        return {index: self._writer.write([self.catalogue.item(index).title]) for index in self.awaited_titles}
-
-    def take_title_states(self, indexes: Sequence[int], states: NDArray[np.float32]) -> None:
-        """States (n, d) of awaited titles: these items are ranked from now on."""
-        for index, state in zip(indexes, states.astype(np.float16), strict=True):
-            self._title_states[index] = (self.catalogue.item(index).title, state)
-        self._rank_cold()
-
-    @cached_property
-    def _rule(self) -> WhitenedRule:
-        return WhitenedRule.of(self._pooled, self.settings)
-
-    def _rank_cold(self) -> None:
-        """Rank the new items whose titles' states are known, and await the others'."""
-        titles = {index: self.catalogue.item(index).title for index in self.catalogue.new_items()}
-        known = sorted(index for index, title in titles.items() if self._title_states.get(index, ("",))[0] == title)
-        self.awaited_titles = sorted(titles.keys() - set(known))
-        self._cold = None
-        if known:
-            states = TitleStates(np.array(known, dtype=np.int64), np.stack([self._title_states[index][1] for index in known]))
-            self._cold = ColdItems(states, self._rule, self._pooled)
+    def title_prompts(self) -> dict[str, TokenIds]:
+        """Prompts whose states ``cold`` awaits, by title."""
+        return {title: self._writer.write([title]) for title in self.cold.awaited}
 
     def _mask(self, request: RankingOptions) -> NDArray[np.bool_] | None:
         """(n,) which items may be ranked; None: any."""

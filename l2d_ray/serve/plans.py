@@ -14,6 +14,7 @@ from l2d_ray.serve.cursor import Cursor, digest_of
 from l2d_ray.serve.experiments import arm_of
 from l2d_ray.serve.messages import ExperimentArm, RankingOptions, RecommendationRequest
 from l2d_ray.serve.state_messages import Arm, Experiment
+from l2d_ray.store.records import check_id
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Plan:
 def plan_of(
     request: RecommendationRequest, versions: ServedVersions, experiment: Experiment | None, decoders: Sequence[DecoderName]
 ) -> Plan:
-    """RequestError where the cursor is none of ours, or its version is gone.
+    """RequestError where the user_id cannot be one, the cursor is none of ours, or its version is gone.
 
     Args:
         decoders: those that are served; an arm that names another one answers nobody.
     """
+    if request.user_id is not None:
+        check_id("user_id", request.user_id)
     digest = digest_of(request.model_dump(mode="json", by_alias=True, exclude={"cursor"}))
     arm = None if experiment is None else _arm_of(request, experiment, versions, decoders)
     version = versions.current if arm is None or arm.memory_version is None else arm.memory_version

@@ -8,84 +8,34 @@ request is a batch of one: all prompts of a batch are encoded together, and all 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l2d_ray.decode.lookup import NearEntry
 from l2d_ray.decode.settings import DECODERS, DecoderName
-from l2d_ray.errors import ArtefactError, NotFoundError, UnavailableError
+from l2d_ray.errors import ArtefactError, NotFoundError
+from l2d_ray.serve.answers import Asked, Outcome, Stopwatch, answer_of, outcomes_of, page_of, reasons_of
 from l2d_ray.serve.backend import Backend
-from l2d_ray.serve.cursor import MAX_OFFSET, Cursor
 from l2d_ray.serve.explain import SampleHistory
-from l2d_ray.serve.logic import Question, Ranked, RecommendationLogic
+from l2d_ray.serve.logic import RecommendationLogic
 from l2d_ray.serve.loop import OffLoop
 from l2d_ray.serve.messages import (
-    Completeness,
     RankingOptions,
     Reason,
     RecommendationAnswer,
     RecommendationRequest,
-    RecommendedItem,
     TimingsMs,
 )
 from l2d_ray.serve.plans import Plan, deadline_of, fields_below, plan_of
 from l2d_ray.serve.ranking import diversified
-from l2d_ray.serve.shards import RETRY_AFTER_S, Shards
+from l2d_ray.serve.shards import Shards
 from l2d_ray.serve.state import State
 from l2d_ray.text.prompts import TokenIds
 
 NUM_REASONS: Final = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A request as it was read.
-
-    Attributes:
-        num_stored: interactions of the user's stored history that it saw.
-    """
-
-    request: RankingOptions
-    logic: RecommendationLogic
-    question: Question
-    plan: Plan | None = None
-    num_stored: int = 0
-
-    @property
-    def group(self) -> tuple[int, str, int]:
-        """Requests with equal groups are searched together."""
-        return self.logic.manifest.memory_version, self.question.decoder, self.question.num_neighbors
-
-    @property
-    def explains(self) -> bool:
-        return self.plan is not None and self.plan.request.explain
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What was found for a request, and in how many shards."""
-
-    ranked: Ranked
-    complete: Completeness
-
-
-class Stopwatch:
-    """Milliseconds since the lap before."""
-
-    def __init__(self) -> None:
-        self._start = self._lap = time.perf_counter()
-
-    def lap_ms(self) -> float:
-        before, self._lap = self._lap, time.perf_counter()
-        return round((self._lap - before) * 1000, 3)
-
-    def total_ms(self) -> float:
-        return round((self._lap - self._start) * 1000, 3)
 
 
 class Recommender:
@@ -116,6 +66,7 @@ class Recommender:
         self._decoders = tuple(decoders)
         self._observe = observe
         self._logics: dict[int, RecommendationLogic] = {}
+        self._title_states: dict[str, NDArray[np.float16]] = {}
         self._shards = Shards(backend, self.off_loop)
 
     async def prepare(self, version: int) -> None:
@@ -137,13 +88,9 @@ class Recommender:
         index = await self.off_loop(index_of, logic, item_id)
         question = await self.off_loop(logic.question, options, {index})
         tokenize = watch.lap_ms()
-        vectors = await self._shards.vectors(logic, [index], deadline)
-        if not vectors.any():
-            raise UnavailableError(
-                f"No shard answers with a representation of the item {item_id!r} now; it may have no entries yet.", RETRY_AFTER_S
-            )
+        vector = await self._shards.vector(logic, index, deadline)
         asked = [Asked(options, logic, question)]
-        return (await self._answers(asked, vectors, request_id, watch, tokenize, deadline))[0]
+        return (await self._answers(asked, vector[None], request_id, watch, tokenize, deadline))[0]
 
     async def current(self) -> RecommendationLogic:
         """The logic of the current version, with all edits of now."""
@@ -178,16 +125,16 @@ class Recommender:
             snapshot = await self.state.snapshot(user_ids, after=logic.catalogue.last_number)
             if snapshot.edits:
                 await self.off_loop(logic.take_edits, snapshot.edits)
-            if logic.awaited_titles:
+            if logic.cold.awaited:
                 await self._encode_titles(logic, deadline)
             logics[version], stored = logic, snapshot.histories
         return logics, stored
 
     async def _encode_titles(self, logic: RecommendationLogic, deadline: float | None) -> None:
-        prompts = await self.off_loop(logic.titles_to_encode)
+        prompts = await self.off_loop(logic.title_prompts)
         if prompts:
             states = await self.backend.encode(list(prompts.values()), deadline)
-            await self.off_loop(logic.take_title_states, list(prompts), states)
+            await self.off_loop(logic.cold.take, dict(zip(prompts, states, strict=True)))
 
     async def _answers(
         self,
@@ -207,40 +154,36 @@ class Recommender:
         for group, found in zip(groups.values(), await asyncio.gather(*searches), strict=True):
             outcomes |= dict(zip(group, found, strict=True))
         search = watch.lap_ms()
-        pages = [await self._page(one, queries[p], outcomes[p].ranked, deadline) for p, one in enumerate(asked)]
+        for p, one in enumerate(asked):
+            if one.is_elaborate:
+                outcomes[p] = await self._elaborated(one, queries[p], outcomes[p], deadline)
         timings = {"tokenize": tokenize_ms, "encode": encode, "search": search, "merge": watch.lap_ms(), "total": watch.total_ms()}
-        answers = [
-            _answer_of(one, page, outcomes[p], request_id, TimingsMs(**timings))
-            for p, (one, page) in enumerate(zip(asked, pages, strict=True))
-        ]
+        answers = [answer_of(one, outcomes[p], request_id, TimingsMs(**timings)) for p, one in enumerate(asked)]
         for answer in answers:
             self._observe(answer)
         return answers
 
     async def _search(self, asked: Sequence[Asked], queries: NDArray[np.float32], deadline: float | None) -> list[Outcome]:
         """Requests of one group, in one search."""
-        logic, questions = asked[0].logic, [one.question for one in asked]
-        request = await self.off_loop(logic.search_request, questions, queries)
+        logic = asked[0].logic
+        request = logic.search_request([one.question for one in asked], queries)
         must_be_complete = any(one.request.require_complete for one in asked)
         found = await self._shards.search(request, logic, deadline, require_complete=must_be_complete)
-        ranked = await self.off_loop(lambda: logic.ranked(found.exchange.top_k(), request, questions))
-        return [Outcome(ranking, found.complete) for ranking in ranked]
+        return await self.off_loop(outcomes_of, asked, found, request)
 
-    async def _page(self, asked: Asked, query: NDArray[np.float32], ranked: Ranked, deadline: float | None) -> list[RecommendedItem]:
-        question, logic = asked.question, asked.logic
-        order = list(range(len(ranked.items)))
+    async def _elaborated(self, asked: Asked, query: NDArray[np.float32], found: Outcome, deadline: float | None) -> Outcome:
+        """The outcome with a page that is diverse, or explained."""
+        question, logic, ranked = asked.question, asked.logic, found.ranked
+        chosen = list(range(len(ranked.items)))
         if question.diversity:
             vectors = await self._shards.vectors(logic, ranked.items, deadline)
-            order = await asyncio.to_thread(diversified, np.array(ranked.scores), vectors, question.diversity, question.offset + question.k)
-        chosen = order[question.offset : question.offset + question.k]
-        items = [ranked.items[place] for place in chosen]
-        reasons = await self._reasons(logic, query, items, deadline) if asked.explains else {}
-        return await self.off_loop(
-            lambda: [
-                _line(logic, rank, ranked.items[place], ranked.scores[place], reasons.get(ranked.items[place]))
-                for rank, place in enumerate(chosen, start=question.offset + 1)
-            ]
-        )
+            end = question.offset + question.k
+            chosen = await asyncio.to_thread(diversified, np.array(ranked.scores), vectors, question.diversity, end)
+        chosen = chosen[question.offset : question.offset + question.k]
+        reasons: Mapping[int, list[Reason]] = {}
+        if asked.explains:
+            reasons = await self._reasons(logic, query, [ranked.items[place] for place in chosen], deadline)
+        return replace(found, page=await self.off_loop(page_of, asked, ranked, chosen, reasons))
 
     async def _reasons(
         self, logic: RecommendationLogic, query: NDArray[np.float32], items: Sequence[int], deadline: float | None
@@ -252,12 +195,15 @@ class Recommender:
         shown = {sample_id: history for sample_id, history in histories.items() if history.user_id not in forgotten}
         hidden = histories.keys() - shown.keys()
         return await self.off_loop(
-            lambda: {item: _told(logic, [near for near in entries.get(item, ()) if near.sample_id not in hidden], shown) for item in items}
+            lambda: {
+                item: reasons_of(logic, [near for near in entries.get(item, ()) if near.sample_id not in hidden], shown) for item in items
+            }
         )
 
     def _logic(self, version: int) -> RecommendationLogic:
         if version not in self._logics:
             self._logics[version] = self._load_logic(version)
+            self._logics[version].cold.states = self._title_states
         return self._logics[version]
 
 
@@ -299,35 +245,3 @@ def _histories_of(logic: RecommendationLogic, sample_ids: set[int]) -> Mapping[i
         return logic.histories.find(sample_ids)
     except ArtefactError:
         return {}
-
-
-def _told(logic: RecommendationLogic, entries: Sequence[NearEntry], histories: Mapping[int, SampleHistory]) -> list[Reason]:
-    return [Reason(distance=near.distance, history=_titles(logic, histories.get(near.sample_id))) for near in entries]
-
-
-def _titles(logic: RecommendationLogic, history: SampleHistory | None) -> list[str]:
-    found = [] if history is None else [logic.catalogue.index_of(item_id) for item_id in history.item_ids]
-    return [logic.catalogue.item(index).title for index in found if index is not None]
-
-
-def _line(logic: RecommendationLogic, rank: int, index: int, score: float, reasons: list[Reason] | None) -> RecommendedItem:
-    item = logic.catalogue.item(index)
-    return RecommendedItem(item_id=item.item_id, title=item.title, score=score, rank=rank, attributes=item.attributes, reasons=reasons)
-
-
-def _answer_of(asked: Asked, page: list[RecommendedItem], outcome: Outcome, request_id: str, timings: TimingsMs) -> RecommendationAnswer:
-    manifest, plan, end = asked.logic.manifest, asked.plan, asked.question.offset + asked.question.k
-    has_more = plan is not None and len(outcome.ranked.items) > end and end <= MAX_OFFSET
-    return RecommendationAnswer(
-        items=page,
-        decoder=asked.question.decoder,
-        memory_version=manifest.memory_version,
-        model_fingerprint=manifest.fingerprint,
-        complete=outcome.complete,
-        timings_ms=timings,
-        request_id=request_id,
-        experiment=None if plan is None else plan.arm,
-        next_cursor=Cursor(end, manifest.memory_version, asked.num_stored, plan.digest).to_text()
-        if plan is not None and has_more
-        else None,
-    )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from l2d_ray.decode.local_merge import LearntSpread
 from l2d_ray.decode.lookup import ItemVectors, NearEntry, Reasons, ReasonsRequest, VectorsRequest
 from l2d_ray.decode.search import Exchange, SearchRequest, ShardAnswer, ShardRequest, begin_search
-from l2d_ray.errors import UnavailableError
+from l2d_ray.errors import RequestError, UnavailableError
 from l2d_ray.serve.backend import Backend
 from l2d_ray.serve.logic import RecommendationLogic
 from l2d_ray.serve.loop import OffLoop
@@ -60,12 +60,23 @@ class Shards:
         """(m, d) representations of items; zero where no shard that answers has one."""
         asked = {shard: VectorsRequest(mine) for shard, mine in logic.by_shard(items).items()}
         answers = await self._ask(asked, logic, deadline)
-        found = {index: vector for index in items if (vector := logic.cold_vector(index)) is not None}
+        found = {index: vector for index in items if (vector := logic.cold.current.vector(index)) is not None}
         for answer in answers:
             if isinstance(answer, ItemVectors):
                 found |= dict(zip(answer.item_indexes.tolist(), answer.vectors, strict=True))
         unknown = np.zeros(logic.manifest.dim, dtype=np.float32)
         return np.stack([found.get(index, unknown) for index in items]) if items else unknown[None][:0]
+
+    async def vector(self, logic: RecommendationLogic, index: int, deadline: float | None) -> NDArray[np.float32]:
+        """(d,) representation of an item; UnavailableError where its shard does not answer, RequestError where it has none."""
+        asked = {shard: VectorsRequest(mine) for shard, mine in logic.by_shard([index]).items()}
+        known = logic.cold.current.vector(index)
+        for answer in await self._ask(asked, logic, deadline):
+            if isinstance(answer, ItemVectors):
+                return answer.vectors[0] if len(answer.vectors) else _existing(known)
+        if known is None:
+            raise UnavailableError("The shard of this item did not answer in time; try again later.", RETRY_AFTER_S)
+        return known
 
     async def reasons(
         self, logic: RecommendationLogic, query: NDArray[np.float32], items: Sequence[int], count: int, deadline: float | None
@@ -84,6 +95,14 @@ class Shards:
         if not asked:
             return ()
         return list((await self._backend.search(asked, logic.manifest.memory_version, deadline)).values())
+
+
+def _existing(vector: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    if vector is None:
+        raise RequestError(
+            "item_id", "Nobody has chosen this item yet, and the index has no state of its title: nothing is known to be like it."
+        )
+    return vector
 
 
 def _next_round(exchange: Exchange, answers: Mapping[int, ShardAnswer]) -> Mapping[int, ShardRequest]:
