@@ -1,13 +1,15 @@
 """The loss: next-token cross-entropy on the completions' tokens only, projected onto the vocabulary only there.
 
 Beside it, where it is wanted, a second one for the latent space: a linear layer must tell from the state that the memory keeps which item
-follows. The layer is dropped after training; what stays is that states of one target lie together, while the model writes titles as well.
+follows. Its weights are what the item's title says (the mean of its tokens' embeddings, through a matrix) and a rest of the item's own.
+The layer is dropped after training; what stays is that states of one target lie together, while the model writes titles as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,14 +92,14 @@ class CompletionLoss(nn.Module):
 
     Args:
         item_weight: what an item's negative log-likelihood counts beside a token's; 0: there is no layer for items.
-        num_items: of the catalogue.
+        titles: token ids of every item's title, at least one token each.
     """
 
-    def __init__(self, model: Any, *, item_weight: float = 0.0, num_items: int = 0) -> None:
+    def __init__(self, model: Any, *, item_weight: float = 0.0, titles: Sequence[TokenIds] = ()) -> None:
         super().__init__()
         self.model = model
         self.item_weight = item_weight
-        self.item_head = nn.Linear(model.config.hidden_size, num_items, dtype=model.dtype) if item_weight else None
+        self.item_head = ItemHead(titles, model.config.hidden_size, model.dtype) if item_weight else None
 
     def forward(
         self,
@@ -112,7 +114,9 @@ class CompletionLoss(nn.Module):
         states = self._causal_lm().base_model(input_ids=token_ids, use_cache=False).last_hidden_state
         loss = _summed_loss(self._causal_lm().get_output_embeddings(), states[rows, columns], targets)
         if self.item_head is not None:
-            loss = loss + self.item_weight * _summed_loss(self.item_head, states[state_rows, state_columns], target_items)
+            layer = self.item_head(self._causal_lm().get_input_embeddings()(self.item_head.tokens))
+            head = partial(_logits, layer)
+            loss = loss + self.item_weight * _summed_loss(head, states[state_rows, state_columns], target_items)
         return loss
 
     def _causal_lm(self) -> Any:
@@ -120,11 +124,44 @@ class CompletionLoss(nn.Module):
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
 
-def _summed_loss(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+class ItemHead(nn.Module):
+    """Logits of v items from states: ``h' (A t_v + r_v) + b_v`` with t_v the mean embedding of the title's tokens.
+
+    Items with few samples, and words that several titles share, learn from each other. ``forward`` makes the layer, (v, d + 1) with the
+    offsets last, from the model's embeddings (t, d) of ``tokens``: all parameters are read there, where ZeRO-3 has them whole.
+
+    Args:
+        titles: token ids of every item's title, at least one token each.
+    """
+
+    tokens: Tensor
+    _items: Tensor
+    _lengths: Tensor
+
+    def __init__(self, titles: Sequence[TokenIds], dim: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        lengths = [len(title) for title in titles]
+        self.register_buffer("tokens", torch.from_numpy(np.concatenate(titles).astype(np.int64)), persistent=False)
+        self.register_buffer("_items", torch.from_numpy(np.repeat(np.arange(len(titles)), lengths)), persistent=False)
+        self.register_buffer("_lengths", torch.tensor(lengths), persistent=False)
+        self.of_titles = nn.Linear(dim, dim, bias=False, dtype=dtype)
+        self.own = nn.Parameter(torch.zeros(len(titles), dim + 1, dtype=dtype))
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        sums = torch.zeros(len(self.own), embedded.shape[1], dtype=embedded.dtype, device=embedded.device)
+        means = sums.index_add(0, self._items, embedded) / self._lengths[:, None]
+        return nn.functional.pad(self.of_titles(means.to(self.own.dtype)), (0, 1)) + self.own
+
+
+def _summed_loss(head: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of a head over states (m, d), block by block."""
     blocks = zip(torch.split(states, ROWS_PER_PROJECTION), torch.split(targets, ROWS_PER_PROJECTION), strict=True)
     return torch.stack([checkpoint(_block_loss, head, block, wanted, use_reentrant=False) for block, wanted in blocks]).sum()
 
 
-def _block_loss(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+def _logits(layer: Tensor, states: Tensor) -> Tensor:
+    return nn.functional.linear(states, layer[:, :-1], layer[:, -1])
+
+
+def _block_loss(head: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(head(states).float(), targets, reduction="sum")

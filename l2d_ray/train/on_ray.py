@@ -75,7 +75,6 @@ class TrainSettings:
     lora: dict[str, Any] | None
     gradient_checkpointing: bool
     seed: int
-    num_items: int = 0
     num_texts: int = 0
     mean_tokens: float = 0.0
     mean_valid_tokens: float = 0.0
@@ -132,17 +131,12 @@ def train(
             f"There are {num_texts} training and {num_valid_texts} validation texts for {settings.num_workers} workers, one each at "
             "least; use fewer workers or more data."
         )
-    sized = asdict(settings) | {
-        "num_items": len(item_id_to_title),
-        "num_texts": num_texts,
-        "mean_tokens": mean_tokens,
-        "mean_valid_tokens": mean_valid_tokens,
-    }
+    sized = asdict(settings) | {"num_texts": num_texts, "mean_tokens": mean_tokens, "mean_valid_tokens": mean_valid_tokens}
     board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="valid_loss", checkpoint_score_order="min")
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"settings": sized, "board": board},
+        train_loop_config={"settings": sized, "board": board, "titles": ray.put(list(item_id_to_title.values()))},
         scaling_config=ScalingConfig(num_workers=settings.num_workers, use_gpu=settings.use_gpu),
         run_config=RunConfig(
             name=run_name,
@@ -185,7 +179,7 @@ def _train_worker(given: dict[str, Any]) -> None:
     deepspeed_logger.setLevel(logging.WARNING)
     if not settings.use_gpu:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()))
-    engine, scheduler_steps = _make_engine(settings)
+    engine, scheduler_steps = _make_engine(settings, ray.get(given["titles"]) if settings.item_loss_weight else [])
     progress = _restore(engine)
     writer = SummaryWriter(settings.log_dir) if _rank() == 0 else None
     for epoch in range(len(progress["curve"]), settings.num_epochs):
@@ -202,14 +196,14 @@ def _train_worker(given: dict[str, Any]) -> None:
         _report(engine, settings, progress)
 
 
-def _make_engine(settings: TrainSettings) -> tuple[Any, int]:
+def _make_engine(settings: TrainSettings, titles: list[TokenIds]) -> tuple[Any, int]:
     """DeepSpeed's engine over the loss, and the optimizer steps of one epoch."""
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     model = load_for_training(Path(settings.base_dir), dtype=dtype, lora=settings.lora)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()  # else nothing below frozen embeddings would be recomputed with gradients
-    loss = CompletionLoss(model, item_weight=settings.item_loss_weight, num_items=settings.num_items)
+    loss = CompletionLoss(model, item_weight=settings.item_loss_weight, titles=titles)
     optimizer = torch.optim.AdamW(parameter_groups(loss, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95))
     share = settings.num_texts // settings.num_workers
     steps = max(1, batches_per_epoch(share, settings.batch_tokens, settings.mean_tokens) // settings.accumulation_steps)

@@ -71,13 +71,23 @@ def test_padding_and_other_texts_do_not_matter():
     assert float(forward(model, texts).detach()) == pytest.approx(alone, rel=1e-5)
 
 
+TITLES = [np.full(1 + i % 3, 20 + i, dtype=np.int32) for i in range(8)] + [np.array([20, 25, 21], dtype=np.int32)]
+
+
+def item_logits(loss: CompletionLoss, state: torch.Tensor) -> torch.Tensor:
+    """An item at a time: the title's mean embedding through the matrix, what is the item's own, its offset."""
+    embed, head = loss.model.get_input_embeddings().weight, loss.item_head
+    of_titles = torch.stack([head.of_titles.weight @ embed[torch.from_numpy(title).long()].mean(dim=0) for title in TITLES])
+    return (of_titles + head.own[:, :-1]) @ state + head.own[:, -1]
+
+
 def naive_item_loss(loss: CompletionLoss, texts: list[TrainingText]) -> torch.Tensor:
     total = torch.zeros(())
     for text in texts:
         states = loss.model.base_model(input_ids=torch.from_numpy(text.token_ids.astype(np.int64))[None]).last_hidden_state[0]
         assert len(text.state_indexes) == len(text.target_items) > 0
         for position, item in zip(text.state_indexes.tolist(), text.target_items.tolist(), strict=True):
-            total = total - torch.log_softmax(loss.item_head(states[position]), dim=0)[item]
+            total = total - torch.log_softmax(item_logits(loss, states[position]), dim=0)[item]
     return total
 
 
@@ -85,13 +95,15 @@ def naive_item_loss(loss: CompletionLoss, texts: list[TrainingText]) -> torch.Te
 def test_items_have_a_loss_of_their_own_at_the_samples_states(monkeypatch, rows_per_projection):
     monkeypatch.setattr(loss_module, "ROWS_PER_PROJECTION", rows_per_projection)
     texts = make_texts()
-    loss = CompletionLoss(tiny_model().model.train(), item_weight=0.5, num_items=9)
+    loss = CompletionLoss(tiny_model().model.train(), item_weight=0.5, titles=TITLES)
+    with torch.no_grad():
+        loss.item_head.own.normal_(std=0.3)
     ours, items = loss(*make_batch(texts).tensors()), naive_item_loss(loss, texts)
     naive = naive_loss(loss.model, texts) + 0.5 * items
     assert float(items.detach()) > 1
     torch.testing.assert_close(ours, naive, rtol=1e-5, atol=1e-4)
     expected = gradients(loss, naive)
-    assert expected["item_head.weight"].abs().max() > 0
+    assert min(expected[f"item_head.{name}"].abs().max() for name in ("own", "of_titles.weight")) > 0
     found = gradients(loss, ours)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4)
