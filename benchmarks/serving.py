@@ -179,5 +179,11 @@ def status_of(url: str) -> int:
         return 0
 
 
-def ids_of(answer: Mapping[str, Any]) -> list[str]:
-    return [item["item_id"] for item in answer["items"]]
+def answer_of(url: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Status and body of a POST; 0 and nothing where nobody answers."""
+    try:
+        response = httpx.post(url, json=dict(body), timeout=60)
+    except httpx.TransportError:
+        return 0, {}
+    is_json = "json" in response.headers.get("content-type", "")
+    return response.status_code, response.json() if is_json else {}

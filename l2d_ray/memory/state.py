@@ -40,7 +40,7 @@ class MemoryState:
     """One version.
 
     Attributes:
-        kind: what made this version: create, build, append, forget, retire, rename, expire, decay, compact or rollback.
+        kind: what made this version: create, build, append, forget, retire, rename, put, expire, decay, compact or rollback.
         message: one line for people; never a user's id.
         num_entries: live rows.
         digest: sum of the live rows' checksums, modulo 2^64.

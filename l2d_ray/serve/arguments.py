@@ -67,7 +67,15 @@ class ServeArguments(BaseModel):
     health_check_period_s: float = Field(2.0, gt=0, description="How often Serve asks whether a replica is healthy.")
     health_check_timeout_s: float = Field(10.0, gt=0, description="A replica that does not say so for this long is replaced.")
     refresh_s: float = Field(1.0, gt=0, description="How often a replica looks whether the index has a newer version.")
+    update_s: float = Field(5.0, gt=0, description="How often the updater looks for what the memory does not have yet.")
+    updater_num_cpus: float = Field(0.1, ge=0, description="Logical CPUs of the updater; there is none without memory_uri and state_url.")
+    kept_versions: int = Field(3, ge=1, description="Versions of the index that the updater keeps beside the newest, for going back.")
     loaded_versions: int = Field(3, ge=2, description="Versions of the index that a replica keeps loaded at most.")
+
+    @property
+    def is_updated(self) -> bool:
+        """Whether what is written comes into memory and index."""
+        return self.memory_uri is not None and self.state_url is not None
 
     @model_validator(mode="after")
     def _keys_are_kept(self) -> ServeArguments:

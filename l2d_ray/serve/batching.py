@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from l2d_ray.errors import UnavailableError
 
@@ -52,6 +53,7 @@ class _Waiting(Generic[Job, Result]):
     weight: int
     deadline: float
     result: asyncio.Future[Result]
+    context: Context
 
     @property
     def is_wanted(self) -> bool:
@@ -71,7 +73,7 @@ class Batch(Generic[Job]):
     deadline: float
 
 
-Call = Callable[[Batch[Job]], Awaitable[Sequence[Result]]]
+Call = Callable[[Batch[Job]], Coroutine[Any, Any, Sequence[Result]]]
 
 
 class Batcher(Generic[Job, Result]):
@@ -80,12 +82,21 @@ class Batcher(Generic[Job, Result]):
     Args:
         call: answers a batch, one result a job in their order; what it raises every job of the batch raises.
         note: told of every call: how many jobs it has, and how many wait.
+        context: makes the context of a call, where its first job is handed in.
     """
 
-    def __init__(self, call: Call[Job, Result], limits: BatchLimits, note: Callable[[int, int], None] = lambda size, waiting: None) -> None:
+    def __init__(
+        self,
+        call: Call[Job, Result],
+        limits: BatchLimits,
+        *,
+        note: Callable[[int, int], None] = lambda size, waiting: None,
+        context: Callable[[], Context] = copy_context,
+    ) -> None:
         self.limits = limits
         self._call = call
         self._note = note
+        self._context = context
         self._queue: deque[_Waiting[Job, Result]] = deque()
         self._calls: set[asyncio.Task[Sequence[Result]]] = set()
 
@@ -99,7 +110,7 @@ class Batcher(Generic[Job, Result]):
         if len(self._queue) >= self.limits.max_waiting:
             raise UnavailableError(f"{len(self._queue)} requests are waiting, as many as may; try again later.", RETRY_AFTER_S)
         until = float("inf") if deadline is None else deadline
-        waiting = _Waiting(job, key, weight, until, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(job, key, weight, until, asyncio.get_running_loop().create_future(), self._context())
         self._queue.append(waiting)
         self._start()
         return await asyncio.wait_for(waiting.result, None if deadline is None else deadline - time.monotonic())
@@ -108,7 +119,7 @@ class Batcher(Generic[Job, Result]):
         while len(self._calls) < self.limits.max_calls and (jobs := self._next_jobs()):
             self._note(len(jobs), len(self._queue))
             batch = Batch([job.job for job in jobs], jobs[0].key, max(job.deadline for job in jobs))
-            call = asyncio.ensure_future(self._call(batch))
+            call = asyncio.get_running_loop().create_task(self._call(batch), context=jobs[0].context)
             self._calls.add(call)
             call.add_done_callback(lambda done, jobs=jobs: self._finish(done, jobs))  # type: ignore[misc]
 

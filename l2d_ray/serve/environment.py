@@ -1,7 +1,8 @@
 """Variables that Ray Serve and Ray read when they start: its fast modes, and HAProxy's files in a folder that nobody else can enter.
 
 They count in the process that starts Ray, before ``ray.serve`` is imported, and are inherited by everything that Ray starts; a cluster that
-is joined has its own. Found in Ray 2.60's ``serve/_private/constants.py`` and ``haproxy_templates.py``:
+is joined has its own. Token authentication is not among them: a Ray that a process starts for itself has it anyway. Found in Ray 2.60's
+``serve/_private/constants.py`` and ``haproxy_templates.py``:
 
 - RAY_SERVE_THROUGHPUT_OPTIMIZED: handles speak gRPC, one event loop a replica, logs are buffered.
 - RAY_SERVE_ENABLE_HA_PROXY: HAProxy in place of Serve's Python proxy. A request whose ingress replica died before answering is sent to

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 from hypothesis import given, settings
@@ -117,3 +118,32 @@ def test_what_a_call_raises_is_raised_to_all_of_its_batch_and_the_next_goes_on()
     answers = asyncio.run(run())
     assert [isinstance(answer, UnavailableError) for answer in answers] == [False, True, True, False, False]
     assert [answer for answer in answers if isinstance(answer, int)] == [0, 3, 4]
+
+
+def test_a_call_runs_in_the_context_that_its_first_job_was_handed_in_with_and_outlives_it():
+    who: ContextVar[str] = ContextVar("who")
+    seen: list[str] = []
+    gate = asyncio.Event()
+
+    async def call(batch: Batch[int]) -> Sequence[int]:
+        seen.append(who.get())
+        await gate.wait()
+        return list(batch.jobs)
+
+    async def run() -> list[int | BaseException]:
+        batcher = Batcher(call, BatchLimits(max_jobs=4))
+
+        async def ask(name: str, job: int) -> int:
+            who.set(name)
+            return await batcher.submit(job)
+
+        tasks = [asyncio.create_task(ask(name, job)) for job, name in enumerate("abc")]
+        await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    answers = asyncio.run(run())
+    assert seen == ["a", "b"]
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert answers[1:] == [1, 2]

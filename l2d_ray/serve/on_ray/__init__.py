@@ -1,6 +1,7 @@
 """The service on Ray Serve: ``build_app(arguments)``, which a Serve configuration file names as its import path.
 
     Ingress (HTTP)  ->  Encoder (batches by tokens)  ->  Shard-0, Shard-1, ... at once  ->  Ingress merges, and asks a few shards again
+    Updater  ->  Encoder: what was written comes into memory and index, which ingress and shards then follow
 
 Replicas of one deployment are interchangeable and a shard is another piece of data, so every shard is a deployment of its own name
 with its own replica count. Between deployments travel numpy arrays in the records of ``decode.search``. Queues are bounded everywhere:
@@ -17,9 +18,11 @@ from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.on_ray.ingress import Ingress
 from l2d_ray.serve.on_ray.replicas import EncoderReplica, ShardReplica
+from l2d_ray.serve.on_ray.updater import Updater
 
 ENCODER: Final = "Encoder"
 INGRESS: Final = "Ingress"
+UPDATER: Final = "Updater"
 CALLS_QUEUED: Final = 100
 """Calls of an ingress that wait for a replica of encoder or shard at most; ingresses hold back by themselves long before."""
 REFUSALS: Final = 512
@@ -38,8 +41,9 @@ def build_app(arguments: ServeArguments) -> serve.Application:
         .bind(artefacts, shard, arguments)
         for shard in range(artefacts.manifest.num_shards)
     }
+    updater = serve.deployment(Updater, name=UPDATER).options(**_updater_options(arguments)).bind(artefacts, arguments, encoder)
     ingress = serve.deployment(serve.ingress()(Ingress), name=INGRESS).options(**_ingress_options(arguments))
-    application: serve.Application = ingress.bind(artefacts, arguments, encoder, shards)
+    application: serve.Application = ingress.bind(artefacts, arguments, encoder, shards, updater if arguments.is_updated else None)
     return application
 
 
@@ -73,6 +77,11 @@ def _encoder_options(arguments: ServeArguments) -> dict[str, Any]:
 def _shard_options(arguments: ServeArguments) -> dict[str, Any]:
     cpus, gpus = arguments.shard_num_cpus, arguments.shard_num_gpus
     return _called_options(arguments.shard_replicas, num_cpus=cpus, num_gpus=gpus, arguments=arguments)
+
+
+def _updater_options(arguments: ServeArguments) -> dict[str, Any]:
+    """One of them: never two at once, so none in advance of the old one's end."""
+    return _options(1, num_cpus=arguments.updater_num_cpus, num_gpus=0, arguments=arguments) | {"max_surge_percent": 0}
 
 
 def _ingress_options(arguments: ServeArguments) -> dict[str, Any]:

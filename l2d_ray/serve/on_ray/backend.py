@@ -25,6 +25,7 @@ from l2d_ray.serve.batching import Batch, Batcher, BatchLimits
 from l2d_ray.serve.generations import Generations
 from l2d_ray.serve.on_ray.metrics import IngressMetrics
 from l2d_ray.serve.on_ray.parts import LOST, PING_TIMEOUT_S, RETRY_AFTER_S, Part
+from l2d_ray.serve.on_ray.tracing import SharedCalls
 from l2d_ray.serve.shared_search import joined, sharing_key, split
 from l2d_ray.serve.state_cache import StateCache
 from l2d_ray.text.prompts import TokenIds
@@ -56,12 +57,15 @@ class HandleBackend:
         self._states = StateCache(arguments.cached_states)
         self._generations = Generations.of(artefacts)
         self._refreshing = asyncio.Lock()
+        shared = SharedCalls()
         calls, jobs = arguments.calls_per_replica, arguments.max_batch_size
         budget = BatchLimits(jobs, arguments.max_batch_tokens, calls * arguments.encoder_replicas, arguments.max_waiting)
-        self._encoding: Batcher[TokenIds, NDArray[np.float32]] = Batcher(self._call_encoder, budget, metrics.batch(encoder.name))
+        self._encoding: Batcher[TokenIds, NDArray[np.float32]] = Batcher(
+            self._call_encoder, budget, note=metrics.batch(encoder.name), context=shared
+        )
         per_shard = BatchLimits(jobs, max_calls=calls * arguments.shard_replicas, max_waiting=arguments.max_waiting)
         self._searching: list[Batcher[ShardRequest, ShardAnswer]] = [
-            Batcher(partial(self._call_shard, shard), per_shard, metrics.batch(shard.name)) for shard in shards
+            Batcher(partial(self._call_shard, shard), per_shard, note=metrics.batch(shard.name), context=shared) for shard in shards
         ]
 
     async def encode(self, prompts: Sequence[TokenIds], deadline: float | None) -> NDArray[np.float32]:

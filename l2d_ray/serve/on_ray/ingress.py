@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
 from fastapi import FastAPI
 from ray.serve.context import _get_serve_request_context
@@ -19,10 +20,12 @@ from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.audit import AuditLog, AuditMiddleware
 from l2d_ray.serve.edge import REQUEST_ID
 from l2d_ray.serve.latent_map import map_of
+from l2d_ray.serve.messages import RecommendationAnswer
 from l2d_ray.serve.observed import Observed
 from l2d_ray.serve.on_ray.backend import HandleBackend
 from l2d_ray.serve.on_ray.metrics import IngressMetrics
 from l2d_ray.serve.on_ray.parts import LOST, Part
+from l2d_ray.serve.on_ray.tracing import note_stages
 from l2d_ray.serve.overload import Bounded
 from l2d_ray.serve.service import Recommender
 from l2d_ray.serve.state import State
@@ -35,8 +38,14 @@ class Ingress:
     """HTTP in and out; the recommender does the rest. Follows the index: a newer version is served once every shard has loaded it."""
 
     def __init__(
-        self, artefacts: ServedArtefacts, arguments: ServeArguments, encoder: DeploymentHandle, shards: dict[str, DeploymentHandle]
+        self,
+        artefacts: ServedArtefacts,
+        arguments: ServeArguments,
+        encoder: DeploymentHandle,
+        shards: dict[str, DeploymentHandle],
+        updater: DeploymentHandle | None,
     ) -> None:
+        self._updater = updater  # never called: naming it here makes it a part of the application
         self._arguments = arguments
         self._metrics = IngressMetrics()
         self._store = None if arguments.state_url is None else open_store(arguments.state_url)
@@ -46,7 +55,7 @@ class Ingress:
             self._backend,
             State(self._store),
             decoders=artefacts.decoders,
-            observe=self._metrics.answer,
+            observe=self._observe,
         )
         self._backend.prepare = self._recommender.prepare
         self._following = asyncio.get_running_loop().create_task(self._follow())
@@ -64,6 +73,14 @@ class Ingress:
         api.add_middleware(ServeRequestIds)
         api.add_middleware(Bounded, max_requests=self._arguments.max_requests, on_refused=self._metrics.refused)
         return api
+
+    def _observe(self, answer: RecommendationAnswer) -> None:
+        self._metrics.answer(answer)
+        note_stages(answer)
+
+    async def ping(self) -> int:
+        """The process's id."""
+        return os.getpid()
 
     def _part(self, name: str, handle: DeploymentHandle) -> Part:
         return Part(name, handle, self._metrics.retried)

@@ -5,6 +5,7 @@ Ray adds the labels deployment, replica and application. Names in Prometheus beg
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -12,6 +13,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 
 from l2d_ray.serve.backend import ServedVersions
 from l2d_ray.serve.messages import RecommendationAnswer, TimingsMs
+from l2d_ray.store.records import Backlog
 
 STAGES: Final = tuple(TimingsMs.model_fields)
 MS_BOUNDARIES: Final = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000]
@@ -75,3 +77,27 @@ class IngressMetrics:
     def switched(self, versions: ServedVersions) -> None:
         self._version.set(versions.current)
         self._switches.inc()
+
+
+class UpdaterMetrics:
+    """Of the updater."""
+
+    def __init__(self) -> None:
+        self._version = Gauge("l2d_updated_memory_version", description="Newest memory version that the updater has made an index of.")
+        self._round_s = Gauge("l2d_update_seconds", description="Time of the last round that made one.")
+        self._failed = Counter("l2d_failed_updates", description="Rounds that ended in an error and are made again.")
+        self._pending = Gauge("l2d_pending", description="What the memory does not have yet.", tag_keys=("kind",))
+        self._oldest_s = Gauge("l2d_oldest_pending_seconds", description="Age of the oldest interaction that the memory does not have.")
+
+    def updated(self, version: int, took_s: float) -> None:
+        self._version.set(version)
+        self._round_s.set(took_s)
+
+    def failed(self) -> None:
+        self._failed.inc()
+
+    def backlog(self, backlog: Backlog) -> None:
+        counts = {"interactions": backlog.num_interactions, "edits": backlog.num_edits, "forgotten": backlog.num_forgotten}
+        for kind, count in counts.items():
+            self._pending.set(count, tags={"kind": kind})
+        self._oldest_s.set(0 if backlog.oldest_at is None else max(0.0, time.time() - backlog.oldest_at))

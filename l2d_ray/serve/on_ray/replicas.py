@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.batching import Batch, Batcher, BatchLimits
 from l2d_ray.serve.loaded import Loaded
-from l2d_ray.text.prompts import TokenIds
+from l2d_ray.text.prompts import TokenIds, TokenWindow
 
 Prompts = Sequence[TokenIds]
 
@@ -33,8 +34,13 @@ class EncoderReplica:
         """(n, d) query vectors."""
         return await self._batcher.submit(prompts, weight=sum(map(len, prompts)))
 
-    async def ping(self) -> None:
-        """Answer, which says that the model is loaded."""
+    async def encode_windows(self, windows: Sequence[TokenWindow]) -> NDArray[np.float32]:
+        """Every state of every window, (n, d): for the updater, beside the requests."""
+        return await asyncio.to_thread(self._encoder.encode_windows, windows)
+
+    async def ping(self) -> int:
+        """The process's id, which says that the model is loaded."""
+        return os.getpid()
 
     async def _encode(self, batch: Batch[Prompts]) -> list[NDArray[np.float32]]:
         together = [prompt for prompts in batch.jobs for prompt in prompts]
@@ -62,8 +68,9 @@ class ShardReplica:
     async def holdings(self, generation: str) -> ShardHoldings:
         return (await asyncio.to_thread(self._loaded.get, generation)).holdings()
 
-    async def ping(self) -> None:
-        """Answer, which says that the shard is loaded."""
+    async def ping(self) -> int:
+        """The process's id, which says that the shard is loaded."""
+        return os.getpid()
 
     def _load(self, generation: str) -> ShardSearcher:
         return self._artefacts.of_generation(generation).load_searcher(self._shard, device=self._device)
