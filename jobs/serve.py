@@ -87,7 +87,7 @@ def deployed(config: RunConfig) -> Iterator[None]:
     application = build_app(arguments)
     serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
     try:
-        serve.run(application, name=APP_NAME)
+        serve.run(application, name=APP_NAME, logging_config={"encoding": "JSON"})  # lines that carry the request's id
         yield
     finally:
         serve.delete(APP_NAME)

@@ -62,6 +62,9 @@ class ServeArguments(BaseModel):
     max_waiting: int = Field(2048, ge=1, description="Histories, and questions to each shard, that wait at an ingress for a call at most.")
     max_requests: int = Field(128, ge=1, description="Requests that an ingress replica works on at once; more are answered 503.")
     cached_states: int = Field(4096, ge=0, description="Histories whose query vectors an ingress replica keeps; 0: none.")
+    doubled_after_s: float = Field(
+        1.0, gt=0, description="A call that takes longer is made again of another replica, where there are some."
+    )
     longest_wait_s: float = Field(30.0, gt=0, description="Longest wait for encoder or shards where a request sets no timeout.")
 
     health_check_period_s: float = Field(2.0, gt=0, description="How often Serve asks whether a replica is healthy.")

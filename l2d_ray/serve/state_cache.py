@@ -28,7 +28,7 @@ class StateCache:
         return found
 
     def put(self, prompt: TokenIds, state: NDArray[np.float32]) -> None:
-        self._states[prompt.tobytes()] = state
+        self._states[prompt.tobytes()] = state.copy()  # a row of a batch would keep the whole batch
         self._states.move_to_end(prompt.tobytes())
         while len(self._states) > self._max_states:
             self._states.popitem(last=False)

@@ -49,7 +49,9 @@ class Ingress:
         self._arguments = arguments
         self._metrics = IngressMetrics()
         self._store = None if arguments.state_url is None else open_store(arguments.state_url)
-        self._backend = HandleBackend(artefacts, self._part("Encoder", encoder), self._parts(shards), arguments, metrics=self._metrics)
+        self._backend = HandleBackend(
+            artefacts, self._part("Encoder", encoder, arguments.encoder_replicas), self._parts(shards), arguments, metrics=self._metrics
+        )
         self._recommender = Recommender(
             lambda version: self._backend.artefacts_of(version).load_logic(),
             self._backend,
@@ -78,15 +80,21 @@ class Ingress:
         self._metrics.answer(answer)
         note_stages(answer)
 
+    async def check_health(self) -> None:
+        """Serve starts another one where this one no longer follows the index."""
+        if self._following.done():
+            self._following.result()
+
     async def ping(self) -> int:
         """The process's id."""
         return os.getpid()
 
-    def _part(self, name: str, handle: DeploymentHandle) -> Part:
-        return Part(name, handle, self._metrics.retried)
+    def _part(self, name: str, handle: DeploymentHandle, num_replicas: int) -> Part:
+        doubled_after_s = self._arguments.doubled_after_s if num_replicas > 1 else None
+        return Part(name, handle, note_retry=self._metrics.retried, doubled_after_s=doubled_after_s)
 
     def _parts(self, handles: dict[str, DeploymentHandle]) -> list[Part]:
-        return [self._part(name, handle) for name, handle in handles.items()]
+        return [self._part(name, handle, self._arguments.shard_replicas) for name, handle in handles.items()]
 
     async def _follow(self) -> None:
         versions = await self._backend.versions()
