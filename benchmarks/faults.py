@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import psutil
@@ -26,9 +27,25 @@ PID_TIMEOUT_S: Final = 30.0
 
 def pids_of(deployment: str, app: str) -> list[int]:
     """One process a replica."""
-    handle = serve.get_deployment_handle(deployment, app)
-    answers = handle.broadcast("ping").results(timeout_s=PID_TIMEOUT_S, return_exceptions=True)
+
+    async def ask() -> list[Any]:
+        found: list[Any] = (
+            await serve.get_deployment_handle(deployment, app)
+            .broadcast("ping")
+            .results_async(timeout_s=PID_TIMEOUT_S, return_exceptions=True)
+        )
+        return found
+
+    answers = asyncio.run_coroutine_threadsafe(ask(), _loop()).result()
     return sorted(pid for pid in answers if isinstance(pid, int))
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Where handles live: in Serve's throughput mode they need a running loop, always the same."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
 
 
 def kill(deployment: str, app: str) -> int:
