@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 SCREENSHOTS: Final = Path(__file__).parents[2] / "build" / "screenshots"
-ANSWER_MS: Final = 15_000
+ANSWER_MS: Final = 30_000
 
 
 @contextmanager

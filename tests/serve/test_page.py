@@ -250,6 +250,22 @@ def test_a_key_is_asked_for_where_the_service_wants_one_and_stays_in_the_tab(bro
         assert somebody.page.is_visible("#key-button")
 
 
+def test_who_closes_the_dialog_is_not_asked_again_unasked(browser: Browser, url: str):
+    with visitor(browser, url) as somebody:
+        page = somebody.page
+        page.route("**/v1/**", lambda route: answer_with_key(route, "l2d_right"))
+        page.goto(url)
+        page.get_by_role("button", name="Cancel").click()
+        page.locator("#served [role=alert]").wait_for()
+        page.fill("#search", "lost")
+        somebody.wait("document.getElementById('live').textContent.includes('is not valid')")
+        assert not page.is_visible("#key-dialog")
+        page.click("#key-button")
+        page.fill("#key", "l2d_right")
+        somebody.press("Enter")
+        somebody.wait("document.getElementById('map-note').textContent !== ''")
+
+
 def answer_with_key(route: Route, key: str) -> None:
     sent = route.request.headers.get("authorization", "")
     if sent == f"Bearer {key}":

@@ -15,10 +15,11 @@ export class Api {
   constructor(askForKey) {
     this.askForKey = askForKey;
     this.asking = null;
+    this.isDeclined = false; // who closed the dialog is not asked again unasked
   }
 
-  get hasKey() {
-    return sessionStorage.getItem(KEY) !== null;
+  get key() {
+    return sessionStorage.getItem(KEY);
   }
 
   status = (signal) => this.request("GET", "v1/status", { signal });
@@ -34,6 +35,7 @@ export class Api {
     this.asking ??= this.askForKey(reason)
       .then((key) => {
         if (key) sessionStorage.setItem(KEY, key);
+        this.isDeclined = !key;
         return Boolean(key);
       })
       .finally(() => {
@@ -43,17 +45,27 @@ export class Api {
   }
 
   async request(method, path, { body, signal } = {}) {
-    const response = await this.send(method, path, body, signal);
-    const content = await response.json().catch(() => null);
+    const { key } = this;
+    const response = await this.send(method, path, body, signal, key);
+    const content = await response.json().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      return null; // a proxy's page, or nothing
+    });
     if (response.ok) return content;
     const detail = content?.detail ?? `The service answered ${response.status} ${response.statusText}.`;
-    if (response.status === 401 && (await this.renewKey(this.hasKey ? detail : null))) return this.request(method, path, { body, signal });
+    if (response.status === 401 && (await this.hasOtherKey(key, detail))) return this.request(method, path, { body, signal });
     throw new ServiceProblem(detail, response.status, Number(response.headers.get("Retry-After")) || null);
   }
 
-  async send(method, path, body, signal) {
+  /** Whether there is another key than the one that was refused, which is asked for where nobody has given one meanwhile. */
+  async hasOtherKey(refused, detail) {
+    if (this.key !== refused) return true;
+    return !this.isDeclined && this.renewKey(refused === null ? null : detail);
+  }
+
+  async send(method, path, body, signal, key) {
     const headers = { Accept: "application/json" };
-    if (this.hasKey) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
+    if (key !== null) headers.Authorization = `Bearer ${key}`;
     if (body) headers["Content-Type"] = "application/json";
     try {
       return await fetch(path, { method, headers, body: body && JSON.stringify(body), signal });

@@ -16,6 +16,7 @@ const NUM_EXAMPLES = 4;
 const api = new Api(askForKey);
 const state = { history: readAddress(), decoders: [], shown: [], answers: new Map(), version: null };
 let asking = new AbortController();
+let explaining = new AbortController();
 let asked = 0;
 
 const why = new Why(byId("why"));
@@ -42,6 +43,7 @@ function setHistory(history) {
   writeAddress(history);
   list.show(history);
   space.setHistory(history);
+  explaining.abort();
   why.clear();
   ask(state.shown);
 }
@@ -67,7 +69,7 @@ async function ask(decoders) {
   asking.abort();
   asking = new AbortController();
   const number = ++asked;
-  if (!state.history.length || !byId("settings").checkValidity()) {
+  if (!state.history.length) {
     state.answers.clear();
     answers.clear();
     space.setAnswers(new Map());
@@ -101,12 +103,14 @@ function summary() {
 }
 
 async function explain(item, decoder, opener, byKey) {
+  explaining.abort();
+  explaining = new AbortController();
   why.begin(item, opener, byKey);
   try {
-    const answer = await api.recommend({ ...body(decoder), explain: true });
+    const answer = await api.recommend({ ...body(decoder), explain: true }, explaining.signal);
     why.show(answer.items.find((found) => found.item_id === item.item_id)?.reasons ?? [], state.history);
   } catch (problem) {
-    why.fail(problem);
+    if (problem.name !== "AbortError") why.fail(problem);
   }
 }
 
@@ -153,13 +157,18 @@ async function loadMap() {
   byId("examples-label").hidden = examples.length === 0;
 }
 
-/** The state of the service, again and again while the page is looked at; a new version is asked at once. */
-async function watch() {
+/** The state of the service; a new version is asked at once. */
+async function look() {
   try {
-    if (document.visibilityState === "visible" && (await refresh())) await ask(state.shown);
+    if (await refresh()) await ask(state.shown);
   } catch (problem) {
     byId("served").replaceChildren(element("span", { class: "problem", role: "alert" }, problem.message));
   }
+}
+
+/** Look again and again while somebody does. */
+async function watch() {
+  if (document.visibilityState === "visible") await look();
   setTimeout(watch, STATUS_EVERY_MS);
 }
 
@@ -168,14 +177,13 @@ byId("clear").addEventListener("click", () => {
   byId("search").focus();
 });
 byId("settings").addEventListener("submit", (event) => event.preventDefault());
-for (const id of ["k", "diversity", "exclude"]) byId(id).addEventListener("change", () => ask(state.shown));
+for (const id of ["k", "diversity", "exclude"]) byId(id).addEventListener("change", () => byId("settings").reportValidity() && ask(state.shown));
 byId("diversity").addEventListener("input", () => (byId("diversity-value").textContent = byId("diversity").value));
-byId("key-button").hidden = !api.hasKey;
+byId("key-button").hidden = api.key === null;
 byId("key-button").addEventListener("click", async () => {
-  if (await api.renewKey(null)) await ask(state.shown);
+  if (await api.renewKey(null)) await look();
 });
 window.addEventListener("hashchange", () => setHistory(readAddress()));
-document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && refresh().catch(() => {}));
 
 list.show(state.history);
 watch();
