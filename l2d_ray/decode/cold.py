@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
-from l2d_ray.decode.restriction import Allowed, Excluded, barred_items
+from l2d_ray.decode.restriction import Allowed, Excluded
 from l2d_ray.decode.settings import DecoderName
 from l2d_ray.decode.topk import TopK
 from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics
@@ -41,7 +41,7 @@ class ColdItems:
     def top_k(self, queries: NDArray[np.float32], decoder: DecoderName, k: int, *, excluded: Excluded, allowed: Allowed) -> TopK:
         """The k best of them for queries (b, d); scores are on the scale of the shards'."""
         ranking = self._whitened if decoder == "whitened" else self._global
-        return ranking.top_k(queries, k, barred_items(self.item_indexes, excluded, allowed))
+        return ranking.top_k(queries, k, excluded, allowed)
 
 
 def _mean_of_all(pooled: PooledStatistics) -> TitleMap:

@@ -19,13 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from l2d_ray.decode.restriction import Excluded
+from l2d_ray.decode.restriction import Allowed, Excluded
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.decode.topk import TopK
 from l2d_ray.index.search import RowBlocks, smallest, squared_distances
 from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics
 from l2d_ray.memory.titles import TitleMap, TitleStates
 
+FEW = 4096
+"""Items of a shard up to which those that alone are allowed are ranked one by one, rather than all and the others struck out."""
 BIAS_BLOCK = 256
 REPRESENTATION_BLOCK = 8192
 
@@ -47,8 +49,9 @@ class GlobalDecoder:
         """Bytes held beyond the means."""
         return self._blocks.num_bytes
 
-    def top_k(self, queries: NDArray[np.float32], k: int, excluded: Excluded | None = None) -> TopK:
+    def top_k(self, queries: NDArray[np.float32], k: int, excluded: Excluded | None = None, allowed: Allowed | None = None) -> TopK:
         """The k items nearest to queries (b, d); scores are negated squared distances."""
+        limits = _limits(self.item_indexes, len(queries), excluded, allowed)
         found = smallest(
             queries,
             self._blocks,
@@ -56,7 +59,8 @@ class GlobalDecoder:
             ids=self.item_indexes,
             exact_keys=lambda query, positions: squared_distances(queries[query], self._means[positions]),
             query_offsets=np.square(queries.astype(np.float64)).sum(axis=1),
-            excluded=_positions(self.item_indexes, excluded),
+            excluded=limits.excluded,
+            only=limits.only,
         )
         return _as_top_k(self.item_indexes, found.positions, -found.keys)
 
@@ -177,8 +181,9 @@ class WhitenedDecoder:
         """Bytes held beyond the means."""
         return self._own_bytes + self._blocks.num_bytes + self._precision.nbytes
 
-    def top_k(self, queries: NDArray[np.float32], k: int, excluded: Excluded | None = None) -> TopK:
+    def top_k(self, queries: NDArray[np.float32], k: int, excluded: Excluded | None = None, allowed: Allowed | None = None) -> TopK:
         """The k items of highest score for queries (b, d)."""
+        limits = _limits(self.item_indexes, len(queries), excluded, allowed)
         whitened = (queries.astype(np.float64) @ self._precision).astype(np.float32)
         found = smallest(
             whitened,
@@ -186,7 +191,8 @@ class WhitenedDecoder:
             k,
             ids=self.item_indexes,
             exact_keys=lambda query, positions: self._keys(whitened[query], positions),
-            excluded=_positions(self.item_indexes, excluded),
+            excluded=limits.excluded,
+            only=limits.only,
         )
         return _as_top_k(self.item_indexes, found.positions, -found.keys / 2)
 
@@ -219,15 +225,36 @@ def _quadratic_forms(means: NDArray[np.float32], precision: NDArray[np.float64])
     return values
 
 
-def _positions(item_indexes: NDArray[np.int64], excluded: Excluded | None) -> list[NDArray[np.int64]] | None:
-    """Positions in the shard of excluded items; those of other shards are left out."""
-    if excluded is None or not len(item_indexes):
-        return None
-    found = []
-    for items in excluded:
-        places = np.searchsorted(item_indexes, items).clip(max=len(item_indexes) - 1)
-        found.append(places[item_indexes[places] == items])
-    return found
+@dataclass(frozen=True, eq=False)
+class _Limits:
+    """For each query the positions of items that must not be found, and the few that alone may be; None: any other."""
+
+    excluded: list[NDArray[np.int64]]
+    only: list[NDArray[np.int64] | None]
+
+
+def _limits(item_indexes: NDArray[np.int64], num_queries: int, excluded: Excluded | None, allowed: Allowed | None) -> _Limits:
+    """Of the shard's items alone; those of other shards are left out."""
+    limits, nothing = _Limits([], []), np.zeros(0, dtype=np.int64)
+    for query in range(num_queries):
+        banned = nothing if excluded is None else _positions(item_indexes, excluded[query])
+        wanted = None if allowed is None else allowed[query]
+        few = None
+        if wanted is not None:
+            permitted = np.setdiff1d(_positions(item_indexes, wanted), banned)
+            few = permitted if len(permitted) <= FEW else None
+            banned = nothing if few is not None else np.delete(np.arange(len(item_indexes)), permitted)
+        limits.excluded.append(banned)
+        limits.only.append(few)
+    return limits
+
+
+def _positions(item_indexes: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of those of the items that are here."""
+    if not len(item_indexes):
+        return item_indexes
+    places = np.searchsorted(item_indexes, items).clip(max=len(item_indexes) - 1)
+    return places[item_indexes[places] == items]
 
 
 def _as_top_k(item_indexes: NDArray[np.int64], positions: NDArray[np.int64], scores: NDArray[np.float64]) -> TopK:

@@ -25,9 +25,3 @@ def is_permitted(items: NDArray[np.integer], excluded: NDArray[np.int64] | None,
     """(m,) whether each of the items (m,) may be recommended to one query."""
     permitted = np.ones(len(items), dtype=np.bool_) if allowed is None else np.isin(items, allowed)
     return permitted if excluded is None or not len(excluded) else permitted & ~np.isin(items, excluded)
-
-
-def barred_items(items: NDArray[np.int64], excluded: Excluded, allowed: Allowed) -> Excluded:
-    """For each query all that must not be found among the items (v,): with ``allowed`` those of them that are not permitted."""
-    pairs = zip(excluded, allowed, strict=True)
-    return [banned if only is None else items[~is_permitted(items, banned, only)] for banned, only in pairs]

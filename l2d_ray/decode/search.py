@@ -17,7 +17,6 @@ from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.local import LocalCandidates, LocalRequest, local_candidates
 from l2d_ray.decode.local_merge import LearntSpread, LocalMerge
 from l2d_ray.decode.lookup import ItemVectors, Reasons, ReasonsRequest, VectorsRequest, item_vectors, reasons
-from l2d_ray.decode.restriction import barred_items
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
@@ -112,9 +111,7 @@ class ShardSearcher:
                 return item_vectors(self.shard, request, self._title_map)
             case ReasonsRequest():
                 return reasons(self.shard, request)
-        decoder = self._linear[request.decoder]
-        barred = barred_items(decoder.item_indexes, request.excluded, request.allowed)
-        return decoder.top_k(request.queries, request.k, barred)
+        return self._linear[request.decoder].top_k(request.queries, request.k, request.excluded, request.allowed)
 
     def holdings(self) -> ShardHoldings:
         statistics = self.shard.statistics

@@ -121,6 +121,7 @@ def smallest(
     exact_keys: ExactKeys,
     query_offsets: NDArray[np.float64] | None = None,
     excluded: Sequence[NDArray[np.int64]] | None = None,
+    only: Sequence[NDArray[np.int64] | None] | None = None,
 ) -> Smallest:
     """The k rows of smallest (exact key, id) for each query, exactly.
 
@@ -129,13 +130,21 @@ def smallest(
         ids: (n,) int64, breaks ties: smaller first.
         query_offsets: (b,) the keys' a; 0 where None.
         excluded: for each query the positions of rows that must not be found.
+        only: for each query the positions, few and distinct, of the only rows that may be found, whose keys are computed without the
+            product; None: any that is not excluded.
     """
     num_queries = len(queries)
     offsets = np.zeros(num_queries) if query_offsets is None else query_offsets
     norms = np.sqrt(np.square(queries.astype(np.float64)).sum(axis=1))
     error = 4 * (queries.shape[1] + 8) * UNIT_ROUNDOFF * (norms * blocks.largest_norm + blocks.largest_offset + np.abs(offsets))
     result = Smallest.padding(num_queries, k)
-    pending, num_candidates = np.arange(num_queries if k and len(blocks) else 0), k + SLACK
+    for query, found in enumerate(only or ()):
+        if found is not None:
+            keys = exact_keys(query, found)
+            order = np.lexsort((ids[found], keys))[:k]
+            result.put(query, found[order], keys[order])
+    pending = np.array([q for q in range(num_queries if k and len(blocks) else 0) if only is None or only[q] is None], dtype=np.int64)
+    num_candidates = k + SLACK
     while len(pending):
         banned = None if excluded is None else [excluded[int(i)] for i in pending]
         positions, bounds = _candidates(queries[pending], offsets[pending], blocks, num_candidates, banned)

@@ -1,13 +1,14 @@
 """The laws of the three decoders and of their merge, against brute force in plain numpy, on toys with many exact ties."""
 
 from collections.abc import Collection, Sequence
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.decode.linear import WhitenedDecoder, WhitenedRule, precision_matrix
+from l2d_ray.decode.linear import FEW, WhitenedDecoder, WhitenedRule, precision_matrix
 from l2d_ray.decode.local_merge import LearntSpread
 from l2d_ray.decode.restriction import ascending
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, begin_search, search_shards
@@ -172,13 +173,15 @@ only_or_any = st.none() | st.sets(st.integers(-1, NUM_ITEMS + 3))
     st.sampled_from(["global", "local", "whitened"]),
     st.lists(st.tuples(only_or_any, st.sets(st.integers(0, NUM_ITEMS - 1))), min_size=3, max_size=3),
     st.integers(1, 15),
+    st.sampled_from([0, 2, FEW]),
 )
-def test_a_restriction_ranks_exactly_what_it_permits_before_the_top_k(drawn, decoder: DecoderName, limits, k: int):
+def test_a_restriction_ranks_exactly_what_it_permits_before_the_top_k(drawn, decoder: DecoderName, limits, k: int, few: int):
     """Brute force: rank everything, strike what is not permitted, cut. Each query of the batch has a restriction of its own."""
     memory, shards, queries = drawn
     allowed, excluded = [only for only, _ in limits], [banned for _, banned in limits]
     everything = search([memory], queries, decoder, k=NUM_ITEMS, num_neighbors=20)
-    found = search(shards, queries, decoder, k=k, num_neighbors=20, excluded=excluded, allowed=allowed)
+    with patch("l2d_ray.decode.linear.FEW", few):
+        found = search(shards, queries, decoder, k=k, num_neighbors=20, excluded=excluded, allowed=allowed)
     for query, (only, banned) in enumerate(limits):
         pairs = zip(everything.ids[query].tolist(), everything.scores[query].tolist(), strict=True)
         kept = [(i, s) for i, s in pairs if i >= 0 and i not in banned and (only is None or i in only)][:k]
