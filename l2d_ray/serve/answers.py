@@ -33,7 +33,8 @@ class Asked:
     @property
     def group(self) -> tuple[int, str, int]:
         """Requests with equal groups are searched together."""
-        return self.logic.manifest.memory_version, self.question.decoder, self.question.num_neighbors
+        num_neighbors = self.question.num_neighbors if self.question.decoder == "local" else 0
+        return self.logic.manifest.memory_version, self.question.decoder, num_neighbors
 
     @property
     def explains(self) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from l2d_ray.decode.settings import DECODERS, DecoderName
 from l2d_ray.errors import ArtefactError, NotFoundError
 from l2d_ray.serve.answers import Asked, Outcome, Stopwatch, answer_of, outcomes_of, page_of, reasons_of
-from l2d_ray.serve.backend import Backend
+from l2d_ray.serve.backend import Backend, ServedVersions
 from l2d_ray.serve.explain import SampleHistory
 from l2d_ray.serve.logic import RecommendationLogic
 from l2d_ray.serve.loop import OffLoop
@@ -108,7 +108,7 @@ class Recommender:
                 plans.append(plan_of(request, versions, experiment, self._decoders))
         users = sorted({request.user_id for request in requests if request.user_id is not None})
         logics, stored = await self._up_to_date(sorted({plan.version for plan in plans}), users, deadline)
-        self._logics = {version: logic for version, logic in self._logics.items() if version in versions.versions}
+        self._drop_all_but(versions)
         asked, prompts = await self.off_loop(_read_all, plans, logics, stored, prefix)
         tokenize = watch.lap_ms()
         queries = await self.backend.encode(prompts, deadline)
@@ -154,9 +154,9 @@ class Recommender:
         for group, found in zip(groups.values(), await asyncio.gather(*searches), strict=True):
             outcomes |= dict(zip(group, found, strict=True))
         search = watch.lap_ms()
-        for p, one in enumerate(asked):
-            if one.is_elaborate:
-                outcomes[p] = await self._elaborated(one, queries[p], outcomes[p], deadline)
+        elaborate = [p for p, one in enumerate(asked) if one.is_elaborate]
+        pages = (self._elaborated(asked[p], queries[p], outcomes[p], deadline) for p in elaborate)
+        outcomes |= dict(zip(elaborate, await asyncio.gather(*pages), strict=True))
         timings = {"tokenize": tokenize_ms, "encode": encode, "search": search, "merge": watch.lap_ms(), "total": watch.total_ms()}
         answers = [answer_of(one, outcomes[p], request_id, TimingsMs(**timings)) for p, one in enumerate(asked)]
         for answer in answers:
@@ -199,6 +199,11 @@ class Recommender:
                 item: reasons_of(logic, [near for near in entries.get(item, ()) if near.sample_id not in hidden], shown) for item in items
             }
         )
+
+    def _drop_all_but(self, served: ServedVersions) -> None:
+        """Forget versions that are gone; newer ones than any served are being prepared."""
+        for version in [v for v in self._logics if v not in served.versions and v < max(served.versions)]:
+            del self._logics[version]
 
     def _logic(self, version: int) -> RecommendationLogic:
         if version not in self._logics:
