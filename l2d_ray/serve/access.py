@@ -30,6 +30,7 @@ from l2d_ray.store.interface import StateStore
 from l2d_ray.store.records import SCOPES, ApiKey, Author, Scope
 
 PREFIX: Final = "l2d"
+KEY_ID_BYTES: Final = 6
 KEY_CACHE_S: Final = 5.0
 STALE_KEY_S: Final = 300.0
 
@@ -41,7 +42,7 @@ def make_key(
     name: str, scopes: frozenset[Scope], *, requests_per_s: float = 50.0, burst: int = 100, expires_at: float | None = None
 ) -> tuple[ApiKey, str]:
     """A new key as the store keeps it, and its text, which is nowhere else."""
-    key_id, secret, salt = secrets.token_hex(6), secrets.token_urlsafe(32), secrets.token_bytes(16)
+    key_id, secret, salt = secrets.token_hex(KEY_ID_BYTES), secrets.token_urlsafe(32), secrets.token_bytes(16)
     key = ApiKey(key_id, name, scopes, salt, _digest(salt, secret), requests_per_s, burst, time.time(), expires_at)
     return key, f"{PREFIX}_{key_id}_{secret}"
 
@@ -190,7 +191,7 @@ class AccessControl:
 def _parts(text: str | None) -> tuple[str, str]:
     """Id and secret of a key's text; empty ones where it is none."""
     match (text or "").split("_", 2):
-        case [prefix, key_id, secret] if prefix == PREFIX and key_id.isalnum():
+        case [prefix, key_id, secret] if prefix == PREFIX and len(key_id) == 2 * KEY_ID_BYTES and key_id.isalnum():
             return key_id, secret
         case _:
             return "", ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -13,15 +13,12 @@ class Cursor(Protocol):
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> object:
         """Run one statement."""
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> object:
-        """Run one statement for every row of parameters."""
-
     def fetchall(self) -> list[Any]:
         """All rows of the last statement, as tuples."""
 
     @property
     def rowcount(self) -> int:
-        """Rows that the last statement changed, over all its rows of parameters."""
+        """Rows that the last statement changed."""
 
 
 class Database(Protocol):
@@ -40,6 +37,9 @@ class Database(Protocol):
         Args:
             in_turn: wait until no other such transaction is open, so that numbers are given in the order of the commits.
         """
+
+    def erase(self) -> None:
+        """Leave as little as the database can of what has been deleted."""
 
     def close(self) -> None:
         """Close all connections."""

@@ -6,7 +6,7 @@ it changes nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import Empty, LifoQueue
 from threading import BoundedSemaphore
@@ -62,6 +62,9 @@ class PostgresDatabase:
                 cursor.execute("SELECT pg_advisory_xact_lock(?)", (TURN,))
             yield cursor
 
+    def erase(self) -> None:
+        """Nothing: the server's vacuum clears deleted rows away."""
+
     def close(self) -> None:
         """Close all connections."""
         while (connection := self._next_idle()) is not None:
@@ -106,10 +109,8 @@ class _Cursor:
         self._cursor = cursor
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        self._cursor.execute(_with_psycopg_marks(sql), parameters)
-
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        self._cursor.executemany(_with_psycopg_marks(sql), rows)
+        # Bytes, since psycopg types a text as a literal one, and ours is put together from constants.
+        self._cursor.execute(sql.replace("?", "%s").encode(), parameters)
 
     def fetchall(self) -> list[Any]:
         return self._cursor.fetchall()
@@ -117,11 +118,6 @@ class _Cursor:
     @property
     def rowcount(self) -> int:
         return self._cursor.rowcount
-
-
-def _with_psycopg_marks(sql: str) -> bytes:
-    """Bytes, since psycopg types its queries as literal strings: ours are put together from constants."""
-    return sql.replace("?", "%s").encode()
 
 
 def _connect(url: str) -> psycopg.Connection:

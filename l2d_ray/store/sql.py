@@ -41,14 +41,14 @@ MAX_PARAMETERS: Final = 1000
 """Parameters in one list of a statement; both databases take more."""
 
 ADD_INTERACTION: Final = """INSERT INTO interactions (event_id, user_id, item_id, timestamp, accepted_at, memory_version)
-    VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+    VALUES {rows} ON CONFLICT DO NOTHING"""
 HISTORIES: Final = """SELECT event_id, user_id, item_id, timestamp FROM (
     SELECT interactions.*, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY timestamp DESC, item_id DESC) AS place
     FROM interactions WHERE user_id IN ({marks})) AS ranked WHERE place <= ? ORDER BY user_id, timestamp, item_id"""
 PENDING_INTERACTIONS: Final = """SELECT number, event_id, user_id, item_id, timestamp, accepted_at FROM interactions
     WHERE memory_version IS NULL ORDER BY number LIMIT ?"""
 ITEM: Final = "SELECT kind, item_id, title, attributes, number, memory_version FROM edited_items"
-PUT_ITEM: Final = """INSERT INTO edited_items (item_id, number, kind, title, attributes) VALUES (?, ?, ?, ?, ?)
+PUT_ITEM: Final = """INSERT INTO edited_items (item_id, number, kind, title, attributes) VALUES {rows}
     ON CONFLICT (item_id) DO UPDATE SET number = excluded.number, kind = excluded.kind, title = excluded.title,
     attributes = excluded.attributes, memory_version = NULL"""
 TOMBSTONE: Final = "SELECT user_id, number, forgotten_at, memory_version FROM forgotten_users"
@@ -90,8 +90,7 @@ class SqlStore:
         ordered = sorted(interactions, key=lambda event: event.event_id)
         rows = [(e.event_id, e.user_id, e.item_id, e.timestamp, now, memory_version) for e in ordered]
         with self._database.writing() as cursor:
-            cursor.executemany(ADD_INTERACTION, rows)
-            num_added = cursor.rowcount if rows else 0
+            num_added = _write_rows(cursor, ADD_INTERACTION, rows)
             _refuse_other_meanings(cursor, interactions)
             _audit(cursor, author, "add_interactions", None, num_added)
         return AddedInteractions(num_added, len(interactions) - num_added)
@@ -129,7 +128,7 @@ class SqlStore:
             changed = [e for item_id, e in wanted.items() if item_id not in before or before[item_id].edit != e]
             [(first,)] = _rows(cursor, "SELECT COALESCE(MAX(number), 0) + 1 FROM edited_items")
             rows = [(e.item_id, n, e.kind, e.title, attributes_json(e.attributes)) for n, e in enumerate(changed, start=first)]
-            cursor.executemany(PUT_ITEM, rows)
+            _write_rows(cursor, PUT_ITEM, rows)
             for edit in changed:
                 _audit(cursor, author, "edit_items", edit.item_id, 1)
         now = {e.item_id: EditedItem(e, n, None) for n, e in enumerate(changed, start=first)}
@@ -168,7 +167,10 @@ class SqlStore:
     def finish_forgetting(self, oldest_memory_version: int) -> int:
         with self._database.writing(in_turn=True) as cursor:
             cursor.execute("DELETE FROM forgotten_users WHERE memory_version <= ?", (oldest_memory_version,))
-            return cursor.rowcount
+            num_finished = cursor.rowcount
+        if num_finished:
+            self._database.erase()
+        return num_finished
 
     def backlog(self) -> Backlog:
         with self._database.reading() as cursor:
@@ -267,9 +269,19 @@ def _rows(cursor: Cursor, sql: str, parameters: Sequence[Any] = ()) -> list[Any]
     return cursor.fetchall()
 
 
+def _write_rows(cursor: Cursor, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+    """Run a statement for rows of equal length, many in one round trip; returns how many it changed."""
+    num_changed = 0
+    for chunk in _chunks(rows, MAX_PARAMETERS // len(rows[0]) if rows else 1):
+        marks = ", ".join(f"({_marks(row)})" for row in chunk)
+        cursor.execute(sql.format(rows=marks), [value for row in chunk for value in row])
+        num_changed += cursor.rowcount
+    return num_changed
+
+
 def _marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _chunks(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
-    return (values[start : start + MAX_PARAMETERS] for start in range(0, len(values), MAX_PARAMETERS))
+def _chunks(values: Sequence[Value], size: int = MAX_PARAMETERS) -> Iterator[Sequence[Value]]:
+    return (values[start : start + size] for start in range(0, len(values), size))

@@ -1,7 +1,7 @@
 """SQLite: one file, many readers beside one writer (WAL), on disk before a write returns (synchronous=FULL).
 
 For all processes of one machine; a network file system does not keep WAL's locks, so several machines need PostgreSQL. What is deleted is
-overwritten (secure_delete), and the file is its owner's alone: it holds what users did.
+overwritten (secure_delete; in the log of writes by ``erase``), and the files are their owner's alone: they hold what users did.
 """
 
 from __future__ import annotations
@@ -68,6 +68,11 @@ class SqliteDatabase:
                 self._writer.commit()
             finally:
                 self._writer.rollback()
+
+    def erase(self) -> None:
+        """Move the log of writes into the database, where deleted rows are overwritten, and cut it to nothing."""
+        with self._turn, _told(self._path):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close all connections."""

@@ -92,10 +92,20 @@ def test_without_a_valid_key_nobody_comes_in_and_all_are_told_the_same(store):
     text, other = text
     store.revoke_key(revoked.split("_")[1], AUTHOR)
     prefix, key_id, secret = text.split("_", 2)
-    wrong = [None, "l2d", "l2d__", text[:-1], text + "x", text.upper(), f"x_{key_id}_{secret}", f"{prefix}_{'0' * 12}_{secret}"]
+    wrong = [
+        None,
+        "l2d",
+        "l2d__",
+        f"l2d_{'0' * 5000}_{secret}",
+        text[:-1],
+        text + "x",
+        text.upper(),
+        f"x_{key_id}_{secret}",
+        f"{prefix}_{'0' * 12}_{secret}",
+    ]
     mixed = f"{prefix}_{key_id}_{other.split('_', 2)[2]}"
     answers = [get(AccessControl(store), "/read", sent) for sent in [*wrong, mixed, revoked, expired]]
-    assert len(answers) == 11
+    assert len(answers) == 12
     assert {answer.status_code for answer in answers} == {401}
     assert len({answer.text for answer in answers}) == 1
     assert {answer.headers["www-authenticate"] for answer in answers} == {"Bearer"}

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from l2d_ray.errors import ArtefactError, ConfigError, StorageError, UnavailableError
+from l2d_ray.store import migrations
 from l2d_ray.store import postgres as postgres_module
 from l2d_ray.store import sqlite as sqlite_module
 from l2d_ray.store.migrations import VERSION
@@ -57,6 +58,18 @@ def test_tables_of_a_newer_version_are_refused_and_left_alone(store, store_url):
     assert len(store.histories(["u"])["u"]) == 1
 
 
+def test_tables_of_an_older_version_are_brought_to_the_newest_with_all_that_they_hold(store, store_url, monkeypatch):
+    store.write_setting("name", "1", AUTHOR)
+    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, ("ALTER TABLE settings ADD COLUMN note {TEXT}",)))
+    monkeypatch.setattr(migrations, "VERSION", VERSION + 1)
+    for _ in range(2):
+        with open_store(store_url) as newer:
+            assert newer.settings() == {"name": "1"}
+            with newer._database.reading() as cursor:
+                cursor.execute("SELECT version, (SELECT COUNT(*) FROM settings WHERE note IS NULL) FROM l2d_store")
+                assert cursor.fetchall() == [(VERSION + 1, 1)]
+
+
 def test_many_processes_may_make_the_store_at_once(store_url):
     with ThreadPoolExecutor(8) as threads:
         stores = list(threads.map(lambda _: open_store(store_url), range(8)))
@@ -90,15 +103,18 @@ def test_postgresql_acknowledges_nothing_before_it_is_on_disk(postgres):
         assert cursor.fetchall() == [("on",)]
 
 
-def test_a_forgotten_user_is_in_no_file_any_more(tmp_path):
+def test_a_forgotten_user_is_in_no_file_any_more_while_the_store_is_in_use(tmp_path):
+    def written() -> bytes:
+        return b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
     with open_store(f"sqlite://{tmp_path}/state.db") as store:
         store.add_interactions([Interaction("secret-event", "secret-user", "i", 1)], AUTHOR)
+        assert b"secret-event" in written()
         store.forget_user("secret-user", AUTHOR)
         store.mark_in_memory(store.pending(max_interactions=10), 1)
         assert store.finish_forgetting(1) == 1
-    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    assert b"forget_user" in written
-    assert b"secret" not in written
+        assert b"forget_user" in written()
+        assert b"secret" not in written()
 
 
 def test_a_full_disk_refuses_the_write_whole_and_the_store_goes_on(tmp_path):
