@@ -13,12 +13,14 @@ No ``from __future__ import annotations`` here: Serve reads the annotation of ``
 from typing import Any, Final
 
 from ray import serve
+from ray.serve.config import BackpressureConfig
 
 from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.on_ray.ingress import Ingress
 from l2d_ray.serve.on_ray.replicas import EncoderReplica, ShardReplica
 from l2d_ray.serve.on_ray.updater import Updater
+from l2d_ray.serve.overload import RETRY_AFTER_S
 
 ENCODER: Final = "Encoder"
 INGRESS: Final = "Ingress"
@@ -26,7 +28,7 @@ UPDATER: Final = "Updater"
 CALLS_QUEUED: Final = 100
 """Calls of an ingress that wait for a replica of encoder or shard at most; ingresses hold back by themselves long before."""
 REFUSALS: Final = 512
-"""Requests that an ingress refuses at once; what comes beyond them Serve refuses."""
+"""Requests that an ingress refuses at once; what comes beyond them Serve refuses, in plain text, with Retry-After too."""
 
 
 def build_app(arguments: ServeArguments) -> serve.Application:
@@ -86,5 +88,9 @@ def _updater_options(arguments: ServeArguments) -> dict[str, Any]:
 
 def _ingress_options(arguments: ServeArguments) -> dict[str, Any]:
     """More room than the ingress works on at once, so that it refuses by itself, with a problem answer, before Serve would."""
-    queues = {"max_ongoing_requests": arguments.max_requests + REFUSALS, "max_queued_requests": REFUSALS}
+    queues = {
+        "max_ongoing_requests": arguments.max_requests + REFUSALS,
+        "max_queued_requests": REFUSALS,
+        "backpressure_config": BackpressureConfig(retry_after_s=RETRY_AFTER_S),
+    }
     return _options(arguments.ingress_replicas, num_cpus=arguments.ingress_num_cpus, num_gpus=0, arguments=arguments) | queues
