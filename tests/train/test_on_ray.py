@@ -58,7 +58,7 @@ def test_two_workers_with_zero_2_lower_the_loss(tmp_path):
     check_plain_folder(config.checkpoint_dir)
     assert [record["epoch"] for record in result["curve"]] == [1, 2]
     first, second = result["curve"]
-    assert second["valid_loss"] < 0.9 * first["valid_loss"]
+    assert second["valid_loss"] < 0.97 * first["valid_loss"]  # of the next tokens and, three times as heavy, of the next items
     assert second["train_loss"] < first["train_loss"]
     assert second["step"] == 2 * first["step"] > 4
     assert json.loads((config.checkpoint_dir / train_job.CURVE).read_text()) == result["curve"]
@@ -67,7 +67,7 @@ def test_two_workers_with_zero_2_lower_the_loss(tmp_path):
 
 
 def test_zero_3_in_bf16_with_adapters_leaves_a_plain_model(tmp_path):
-    settings = QUICK | {"num_epochs": 1, "zero_stage": 3, "precision": "bf16", "lora": {"rank": 4}}
+    settings = QUICK | {"num_epochs": 1, "zero_stage": 3, "precision": "bf16", "lora": {"rank": 4}, "item_loss_weight": 1.0}
     config = toy_config(tmp_path, train=settings)
     write_toy_data(config.data_dir)
     result = train_job.main(config)
@@ -117,6 +117,7 @@ def run_toy_training(folder: Path, observer: ray.train.UserCallback) -> TrainRes
         weight_decay=0.01,
         max_grad_norm=1.0,
         patience=3,
+        item_loss_weight=0.0,
         zero_stage=0,
         precision="float32",
         lora=None,
