@@ -254,7 +254,8 @@ def _positions(item_indexes: NDArray[np.int64], items: NDArray[np.int64]) -> NDA
     if not len(item_indexes):
         return item_indexes
     places = np.searchsorted(item_indexes, items).clip(max=len(item_indexes) - 1)
-    return places[item_indexes[places] == items]
+    found: NDArray[np.int64] = places[item_indexes[places] == items]
+    return found
 
 
 def _as_top_k(item_indexes: NDArray[np.int64], positions: NDArray[np.int64], scores: NDArray[np.float64]) -> TopK:
