@@ -62,7 +62,7 @@ def test_no_request_breaks_the_service(api: FastAPI):
     loop.close()
     assert sum(seen.values()) >= NUM_CASES * 0.9
     assert min(seen[200], seen[422]) > NUM_CASES / 20, seen
-    assert len(reached) > len(cases) / 2, reached
+    assert len(reached) >= min(len(cases) / 2, NUM_CASES / 10), reached
 
 
 def check(case: Case, response: httpx.Response, document: dict) -> None:
@@ -115,7 +115,7 @@ HISTORY = '{"history": %s}'
         ('{"user_id": "\\u0000"}', 422, "user_id"),
         ('{"user_id": "\\ud800"}', 422, "user_id"),
         ('{"filter": ' + '{"not":' * 500 + "1" + "}" * 500 + "}", 422, "nested"),
-        ("[" * 1_000_000, 400, "JSON"),
+        ("[" * 1_000_000, 400, "body"),
     ],
     ids=range(16),
 )
