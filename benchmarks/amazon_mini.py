@@ -63,7 +63,7 @@ def main() -> None:
         "data": options.folder.name,
         "num_parameters": finished["train"].result["num_parameters"],
         "num_epochs": len(finished["train"].result["curve"]),
-        "item_loss_weight": 0.0 if isinstance(config.train, str) else config.train.filled(from_scratch=True).item_loss_weight,
+        "item_loss_weight": 0.0 if isinstance(config.train, str) else config.train.item_loss_weight,
         "settings": finished["tune_decoder"].result["settings"],
         "num_memory_entries": finished["build_memory"].result["num_entries"],
         "valid": valid,

@@ -96,10 +96,8 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     patience: int = Field(2, ge=1, description="Epochs without a better validation loss before training stops.")
-    item_loss_weight: float | None = Field(
-        None,
-        ge=0,
-        description="What an item's log-likelihood, from the memory's state, counts beside a token's; none: 3 for mini, else 0.",
+    item_loss_weight: float = Field(
+        0.0, ge=0, description="What an item's log-likelihood, from the state that the memory keeps, counts beside a token's in training."
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
     precision: Literal["float32", "bf16"] = Field("float32", description="Arithmetic of the forward and backward pass.")
@@ -110,8 +108,8 @@ class TrainConfig(Section):
 
     def filled(self, *, from_scratch: bool) -> TrainConfig:
         """The same settings with what was left open decided: a model from scratch learns in many fast steps, a pretrained one in few."""
-        usual = {"num_epochs": 6, "batch_tokens": 768, "learning_rate": 2e-3, "item_loss_weight": 3.0}
-        careful = {"num_epochs": 3, "batch_tokens": 8192, "learning_rate": 1e-4, "item_loss_weight": 0.0}
+        usual = {"num_epochs": 6, "batch_tokens": 768, "learning_rate": 2e-3}
+        careful = {"num_epochs": 3, "batch_tokens": 8192, "learning_rate": 1e-4}
         chosen = usual if from_scratch else careful
         return self.model_copy(update={name: value for name, value in chosen.items() if getattr(self, name) is None})
 

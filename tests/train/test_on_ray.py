@@ -51,7 +51,7 @@ def distance_from_the_start(folder: Path, base: Path) -> float:
 
 
 def test_two_workers_with_zero_2_lower_the_loss(tmp_path):
-    settings = QUICK | {"num_workers": 2, "num_epochs": 2, "zero_stage": 2}
+    settings = QUICK | {"num_workers": 2, "num_epochs": 2, "zero_stage": 2, "item_loss_weight": 3.0}
     config = toy_config(tmp_path, train=settings)
     write_toy_data(config.data_dir)
     result = train_job.main(config)
