@@ -36,7 +36,7 @@ def main() -> None:
 def figures() -> str:
     """The section between the markers."""
     quality = [_quality(path) for path in sorted(RESULTS.glob("quality-*.json"))]
-    return "\n\n".join([_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _cold_start(), _build(), _index(), _merge()])
+    return "\n\n".join([_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _build(), _index(), _merge()])
 
 
 def read(name: str) -> dict[str, Any]:
@@ -98,19 +98,6 @@ def _quality(path: Path) -> str:
         "[benchmarks/quality/REPORT.md](benchmarks/quality/REPORT.md)."
     )
     return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in lines)])
-
-
-def _cold_start() -> str:
-    result = read("cold_start")
-    test, share = result["test"], result["targets"]["cold recall@50 over warm"]["measured"]
-    bounded, titles = test["bounded"], test["nearest titles"]
-    lost = result["targets"]["warm recall@50 lost"]["measured"]
-    return (
-        f"Items that nobody has chosen yet: with {result['share']:.0%} of the items of {result['data']} hidden from fine-tuning and "
-        f"memory, their recall@50 on test is {bounded['cold']['recall@50']:.3f}, {share:.0%} of that of the others "
-        f"({bounded['warm']['recall@50']:.3f}, which lose {lost:.1%}); nearest titles reach {titles['cold']['recall@50']:.3f} for them, "
-        f"{titles['warm']['recall@50']:.3f} for the others."
-    )
 
 
 def _build() -> str:
