@@ -152,7 +152,7 @@ def test_a_visit_with_the_keyboard_alone(guest: Visitor):
 
     until(guest, lambda: page.evaluate("document.activeElement.id") == "map")
     guest.press("ArrowRight", "ArrowUp", "+")
-    assert page.is_visible("#map-label")
+    page.wait_for_selector("#map-label:not([hidden])")
     guest.press("Enter")
     guest.wait("document.querySelectorAll('#history li').length >= 3")
     length = len(guest.history())
