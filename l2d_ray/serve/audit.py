@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from l2d_ray.serve.observed import watched
 
 WRITING_SCOPES: Final = ("write", "admin")
 
@@ -58,22 +59,15 @@ class AuditMiddleware:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        status, start = 500, time.perf_counter()
 
-        async def send_and_look(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_look)
-        finally:
+        def tell(status: int | None, took_ms: float) -> None:
             if state.get("scope_needed") in WRITING_SCOPES:
-                self._log(_line(scope, state, status=status, took_s=time.perf_counter() - start))
+                self._log(_line(scope, state, status=500 if status is None else status, took_ms=took_ms))
+
+        await watched(self._app, scope, receive, send, on_end=tell)
 
 
-def _line(scope: Scope, state: dict[str, Any], *, status: int, took_s: float) -> str:
+def _line(scope: Scope, state: dict[str, Any], *, status: int, took_ms: float) -> str:
     caller, route = state.get("caller"), scope.get("route")
     entry = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -83,6 +77,6 @@ def _line(scope: Scope, state: dict[str, Any], *, status: int, took_s: float) ->
         "status": status,
         "key_id": caller.key_id if caller else None,
         "request_id": state.get("request_id"),
-        "took_ms": round(took_s * 1000, 3),
+        "took_ms": round(took_ms, 3),
     }
     return json.dumps(entry)

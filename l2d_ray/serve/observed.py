@@ -24,16 +24,25 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, start = GONE, time.perf_counter()
 
-        async def send_and_look(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_look)
-        finally:
+        def note(status: int | None, took_ms: float) -> None:
             route = scope.get("route")
-            self._note(route.path if route else NO_ROUTE, status, (time.perf_counter() - start) * 1000)
+            self._note(route.path if route else NO_ROUTE, GONE if status is None else status, took_ms)
+
+        await watched(self._app, scope, receive, send, on_end=note)
+
+
+async def watched(app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, on_end: Callable[[int | None, float], None]) -> None:
+    """Run the application and tell, however it ended, the status (None where no answer began) and the milliseconds that it took."""
+    status, start = None, time.perf_counter()
+
+    async def send_and_look(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        await send(message)
+
+    try:
+        await app(scope, receive, send_and_look)
+    finally:
+        on_end(status, (time.perf_counter() - start) * 1000)
