@@ -45,14 +45,7 @@ def fit_gru4rec(
 ) -> SequenceRanker:
     """Trained until validation no longer improves; without validation for exactly ``max_epochs``. ``device`` is torch's."""
     return fit_sequence_model(
-        lambda: Recurrence(settings),
-        train_sequences,
-        num_items,
-        dim=settings.dim,
-        max_length=settings.max_length,
-        settings=settings.training,
-        validation=validation,
-        device=device,
+        lambda: Recurrence(settings), train_sequences, num_items, settings=settings, validation=validation, device=device
     )
 
 

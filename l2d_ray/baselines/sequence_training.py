@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -141,25 +141,34 @@ class SequenceRanker:
         return scores
 
 
+class SequenceSettings(Protocol):
+    """What the settings of both models have: width, history items read at most, training."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def training(self) -> TrainingSettings: ...
+
+
 def fit_sequence_model(
     make_body: Callable[[], nn.Module],
     train_sequences: Sequence[Sequence[int]],
     num_items: int,
     *,
-    dim: int,
-    max_length: int,
-    settings: TrainingSettings,
+    settings: SequenceSettings,
     validation: ValidationSamples | None,
     device: str,
-) -> SequenceRanker:  # eight parameters: what both models have in common, each given once by each of them
+) -> SequenceRanker:
     """Train a body on windows of at most ``max_length`` + 1 items; every item but the first of a sequence is predicted exactly once."""
-    windows = _Windows.of([window for sequence in train_sequences for window in _cut(sequence, max_length)])
+    windows = _Windows.of([window for sequence in train_sequences for window in _cut(sequence, settings.max_length)])
     with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        model = ItemSequenceModel(make_body(), num_items, dim).to(device)
-        ranker = SequenceRanker(model, interaction_counts(train_sequences, num_items), max_length=max_length)
+        torch.manual_seed(settings.training.seed)
+        model = ItemSequenceModel(make_body(), num_items, settings.dim).to(device)
+        ranker = SequenceRanker(model, interaction_counts(train_sequences, num_items), max_length=settings.max_length)
         if len(windows.lengths):
-            _train(ranker, windows, settings, validation)
+            _train(ranker, windows, settings.training, validation)
     return ranker
 
 
