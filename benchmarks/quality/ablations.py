@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks.quality import variants
 from benchmarks.quality.bench import Bench, say
-from benchmarks.quality.inputs import drawn, latest_rows
+from benchmarks.quality.inputs import drawn
 from benchmarks.quality.variants import FloatArray, IntArray, Neighborhoods
 from l2d_ray.decode.linear import RepresentedItems, WhitenedRule
 from l2d_ray.decode.settings import DecoderSettings
@@ -125,7 +125,7 @@ class Ablation:
 
 def ablations(bench: Bench, max_samples: int) -> dict[str, Any]:
     """Every variant on the latest validation samples; one record each."""
-    rows = latest_rows(bench.inputs.valid, max_samples)
+    rows = bench.inputs.valid.latest_rows(max_samples)
     ablation = Ablation(bench, bench.inputs.valid.take(rows), rows)
     depends = [bench.model_key, len(rows), bench.options.seed]
     found = {

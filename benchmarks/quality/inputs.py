@@ -25,7 +25,7 @@ from l2d_ray.memory.titles import TitleMap, TitleStates
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, load_checkpoint
 from l2d_ray.schema import SPLIT_NAMES, TEST, TRAIN, VALID
-from l2d_ray.text.harvest import harvest
+from l2d_ray.text.harvest import Harvest, harvest
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,7 @@ class Inputs:
 
     def encode(self, encoder: Encoder, split: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """sample_ids and states (n, d) of all samples of a split, in the order of the users."""
-        writer = self.run.decoder.writer
-        item_id_to_title = dict(zip(self.run.catalogue.item_ids, writer.titles, strict=True))
-        found = harvest(iter_sequences(self.data_dir), split, item_id_to_title=item_id_to_title, prompts=writer.prompts)
+        found = _harvested(self.run, self.data_dir, split)
         return np.array([target.sample_id for target in found.targets], np.int64), encoder.encode_windows(found.windows)
 
 
@@ -133,7 +131,7 @@ def read_inputs(config: RunConfig, cache_dir: Path, *, max_samples: int | None =
     entries = _entries_of(index)
     titled = [index.titles(shard) for shard in range(index.manifest.num_shards)]
     if max_samples is not None:
-        valid_users = valid_users[latest_rows(valid, max_samples)]
+        valid_users = valid_users[valid.latest_rows(max_samples)]
         valid, test = valid.latest(max_samples), test.take(drawn(len(test), max_samples, seed=config.seed))
     return Inputs(
         run=run,
@@ -154,11 +152,6 @@ def read_inputs(config: RunConfig, cache_dir: Path, *, max_samples: int | None =
     )
 
 
-def latest_rows(split: EncodedSplit, max_samples: int) -> NDArray[np.int64]:
-    """Positions of the samples that ``split.latest`` takes."""
-    return np.sort(np.argsort(split.timestamps, kind="stable")[-max_samples:])
-
-
 def _users(sequences: Iterable[UserSequence], split: int) -> dict[int, int]:
     """sample_id -> place of its user."""
     return {target.sample_id: user for user, sequence in enumerate(sequences) for target in sequence.targets(split)}
@@ -175,13 +168,17 @@ def read_split(config: RunConfig, run: LoadedRun, split: int, cache_dir: Path) -
     fingerprint = open_index(config.index_dir).manifest.fingerprint
     path = cache_dir / f"queries-{SPLIT_NAMES[split]}-{fingerprint}-{hash_of_data(config.data_dir)}.npy"
     if not path.is_file():
-        writer = run.decoder.writer
-        item_id_to_title = dict(zip(run.catalogue.item_ids, writer.titles, strict=True))
-        found = harvest(iter_sequences(config.data_dir), split, item_id_to_title=item_id_to_title, prompts=writer.prompts)
         partial = path.with_suffix(".partial.npy")
-        np.save(partial, run.decoder.encoder.encode_windows(found.windows))
+        np.save(partial, run.decoder.encoder.encode_windows(_harvested(run, config.data_dir, split).windows))
         partial.rename(path)
     return EncodedSplit(samples, np.load(path, allow_pickle=False), timestamps)
+
+
+def _harvested(run: LoadedRun, data_dir: Path, split: int) -> Harvest:
+    """All samples of a split as texts, in the order of the users."""
+    writer = run.decoder.writer
+    item_id_to_title = dict(zip(run.catalogue.item_ids, writer.titles, strict=True))
+    return harvest(iter_sequences(data_dir), split, item_id_to_title=item_id_to_title, prompts=writer.prompts)
 
 
 def _interactions(sequences: Iterable[UserSequence], catalogue: Catalogue, *, last_split: int) -> Interactions:

@@ -27,7 +27,11 @@ class EncodedSplit:
 
     def latest(self, max_samples: int) -> EncodedSplit:
         """The latest ``max_samples`` samples, in the order they stand in; all where there are fewer."""
-        return self.take(np.sort(np.argsort(self.timestamps, kind="stable")[-max_samples:]))
+        return self.take(self.latest_rows(max_samples))
+
+    def latest_rows(self, max_samples: int) -> NDArray[np.int64]:
+        """Their positions, ascending."""
+        return np.sort(np.argsort(self.timestamps, kind="stable")[-max_samples:])
 
     def take(self, rows: NDArray[np.int64]) -> EncodedSplit:
         histories = [self.samples.histories[row] for row in rows]
