@@ -125,19 +125,21 @@ class WhitenedRule:
         """
         means = statistics.means() if means is None else means
         if titles is None or self.title_map is None:
-            return RepresentedItems(
-                statistics.item_indexes, self._shrunk(means, statistics.counts, self.center), self._priors(statistics.decayed_counts)
-            )
+            return self._warm(statistics, means, self.center)
         places = titles.places_of(statistics.item_indexes)
         if self.cold_count is None:
-            known = self.title_map.means(titles.states[places])
-            return RepresentedItems(
-                statistics.item_indexes, self._shrunk(means, statistics.counts, known), self._priors(statistics.decayed_counts)
-            )
+            return self._warm(statistics, means, self.title_map.means(titles.states[places]))
         representations, decayed = self.title_map.means(titles.states), np.full(len(titles.item_indexes), self.cold_count)
         representations[places] = self._shrunk(means, statistics.counts, representations[places])
         decayed[places] = statistics.decayed_counts
         return RepresentedItems(titles.item_indexes, representations, self._priors(decayed))
+
+    def _warm(
+        self, statistics: ItemStatistics, means: NDArray[np.float32], known: NDArray[np.float32] | NDArray[np.float64]
+    ) -> RepresentedItems:
+        """The items that have entries, their means shrunk toward ``known``."""
+        representations = self._shrunk(means, statistics.counts, known)
+        return RepresentedItems(statistics.item_indexes, representations, self._priors(statistics.decayed_counts))
 
     def _shrunk(
         self, means: NDArray[np.float32], counts: NDArray[np.int64], known: NDArray[np.float32] | NDArray[np.float64]
