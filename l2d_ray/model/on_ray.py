@@ -28,7 +28,7 @@ from l2d_ray.errors import L2DError
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, load_checkpoint, verify_checkpoint
 from l2d_ray.text.harvest import harvest
-from l2d_ray.text.prompts import tokenize_titles
+from l2d_ray.text.prompts import title_prompts, tokenize_titles
 
 Sink = Callable[[Path, list[Target], NDArray[np.float32]], dict[str, Any]]
 """A part's path, the targets of its samples and their states (n, d) -> one row of plain values."""
@@ -131,7 +131,7 @@ def title_encoder(spec: EncoderSpec) -> Callable[[Sequence[str]], NDArray[np.flo
 def _title_states(spec: EncoderSpec, titles: Sequence[str]) -> NDArray[np.float16]:
     encoder, language_model = _loaded(spec)
     found = tokenize_titles(language_model.tokenizer, titles, language_model.settings.max_title_tokens)
-    return encoder.encode([language_model.prompts.prompt([title]) for title in found]).astype(np.float16)
+    return encoder.encode(title_prompts(found, language_model.prompts)).astype(np.float16)
 
 
 @lru_cache(maxsize=1)

@@ -34,7 +34,7 @@ from l2d_ray.serve.takeover import note_histories, take_over_histories
 from l2d_ray.store.interface import StateStore
 from l2d_ray.store.records import EditedItem, PendingWork
 from l2d_ray.text.harvest import harvest
-from l2d_ray.text.prompts import PromptFormat, TokenIds, TokenWindow, tokenize_titles
+from l2d_ray.text.prompts import PromptFormat, TokenIds, TokenWindow, title_prompts, tokenize_titles
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +165,7 @@ class Upkeep:
 
     def _title_states(self, titles: Sequence[str]) -> NDArray[np.float16]:
         """(n, d): the state of a request whose history is the title alone."""
-        prompts = [self._writing.prompts.prompt([title]) for title in self._writing.titles(titles)]
-        return self._encoder.prompts(prompts).astype(np.float16)
+        return self._encoder.prompts(title_prompts(self._writing.titles(titles), self._writing.prompts)).astype(np.float16)
 
     def _oldest_version(self, memory: Memory) -> int:
         """The oldest memory version that anything can still be read from."""

@@ -177,6 +177,11 @@ def tokenize_titles(tokenizer: Any, titles: Sequence[str], max_title_tokens: int
     return [np.array(ids[:max_title_tokens] or _plain_ids(tokenizer, "?"), dtype=np.int32) for ids in encoded]
 
 
+def title_prompts(titles: Sequence[TokenIds], prompts: PromptFormat) -> list[TokenIds]:
+    """Requests whose history is one title and nothing else: the state of such a request is the title's (``memory.titles``)."""
+    return [prompts.prompt([title]) for title in titles]
+
+
 def prompt_format(tokenizer: Any, settings: PromptSettings) -> PromptFormat:
     """The format named by the settings, in this tokenizer's ids; ConfigError where windows could not move on."""
     prefix = _beginning_ids(tokenizer)
