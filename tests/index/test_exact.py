@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.index import scan
+from l2d_ray.index import resident, scan
 from l2d_ray.index.exact import ExactSearch
 
-WAYS = ("dense", "pruned")
+WAYS = ("dense", "pruned", "resident")
 
 
 def brute_force(query, vectors, k, *, sample_ids, dead=()):
@@ -39,6 +39,8 @@ def test_every_way_equals_brute_force(way, drawn, seed_rows, block_rows):
         patch.setattr(scan, "SEED_ROWS", seed_rows)
         patch.setattr(scan, "BLOCK_FLOATS", 1)
         patch.setattr(scan, "MIN_BLOCK_ROWS", block_rows)
+        patch.setattr(resident, "BLOCK_ROWS", block_rows)
+        patch.setattr(resident, "REFINED_FLOATS", 40 * block_rows)
         found = ExactSearch(vectors, sample_ids, way=way).nearest(queries, k, dead=dead)
     for query, positions, keys in zip(queries, found.positions, found.keys, strict=True):
         expected, distances = brute_force(query, vectors, k, sample_ids=sample_ids, dead=() if dead is None else dead)
@@ -47,7 +49,7 @@ def test_every_way_equals_brute_force(way, drawn, seed_rows, block_rows):
 
 
 @pytest.mark.parametrize("num_neighbors", [1, 30, 6000])
-def test_both_ways_agree_on_anisotropic_rows(num_neighbors, tmp_path):
+def test_all_ways_agree_on_anisotropic_rows(num_neighbors, tmp_path):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(6000, 48)) * np.exp(-np.arange(48) / 6) + 5
     rows[100:200] = rows[0]
@@ -55,9 +57,10 @@ def test_both_ways_agree_on_anisotropic_rows(num_neighbors, tmp_path):
     vectors = np.load(tmp_path / "vectors.npy", mmap_mode="r")
     queries = np.concatenate([vectors[:3], vectors[-2:] + np.float16(0.1)]).astype(np.float32)
     dead = np.sort(rng.permutation(6000)[:1500])
-    dense, pruned = (ExactSearch(vectors, np.arange(6000)[::-1].copy(), way=way).nearest(queries, num_neighbors, dead=dead) for way in WAYS)
-    np.testing.assert_array_equal(dense.positions, pruned.positions)
-    np.testing.assert_array_equal(dense.keys, pruned.keys)
+    dense, *others = (ExactSearch(vectors, np.arange(6000)[::-1].copy(), way=way).nearest(queries, num_neighbors, dead=dead) for way in WAYS)
+    for other in others:
+        np.testing.assert_array_equal(dense.positions, other.positions)
+        np.testing.assert_allclose(dense.keys, other.keys, rtol=1e-14)
     assert not np.isin(dense.positions, dead).any()
 
 
