@@ -36,7 +36,7 @@ def main() -> None:
 def figures() -> str:
     """The section between the markers."""
     quality = [_quality(path) for path in sorted(RESULTS.glob("quality-*.json"))]
-    return "\n\n".join([_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _build(), _index(), _merge()])
+    return "\n\n".join([_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _cold_start(), _build(), _index(), _merge(), _gpu()])
 
 
 def read(name: str) -> dict[str, Any]:
@@ -100,6 +100,17 @@ def _quality(path: Path) -> str:
     return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
+def _cold_start() -> str:
+    result = read("cold_start")
+    cold, warm = (result["test"]["bounded"][kind]["recall@50"] for kind in ("cold", "warm"))
+    nearest, lost = result["test"]["nearest titles"]["cold"]["recall@50"], result["targets"]["warm recall@50 lost"]["measured"]
+    return (
+        f"Cold start ({result['data']}, {result['share']:.0%} of the items hidden from fine-tuning and memory, recommended by their titles "
+        f"alone): Recall@50 of hidden targets {cold:.3f}, of the others {warm:.3f} ({lost:.1%} of it is the price); nearest titles reach "
+        f"{nearest:.3f}, popularity 0. Test split, {result['num_cold_samples']['test']} of {result['num_test_samples']:,} samples are cold."
+    )
+
+
 def _build() -> str:
     crashes, speedup = read("build_crashes"), read("build_throughput-formats")["formats"]["speedup"]
     ratios = read("build_throughput-job")["job"]["ratios"]
@@ -136,6 +147,21 @@ def _merge() -> str:
         f"Merging {run['num_neighbors']} neighbours over {run['num_shards']} shards, exactly, ships {sent['adaptive']:,.0f} bytes of "
         f"answers a query: {fewer['vectors']:,.0f} times fewer than shipping vectors, {fewer['one-round']:.1f} times fewer than asking "
         "every shard for all."
+    )
+
+
+def _gpu() -> str:
+    """The largest memory of benchmarks.gpu, and the model's rates."""
+    result = read("gpu")
+    encode, train, search = result["encode"], result["train"], result["search"][-1]
+    single, batch = (next(w for w in search["ways"] if (w["batch"], w["num_neighbors"]) == (b, 100)) for b in (1, 64))
+    return (
+        f"On one {result['device']}, SmolLM2-135M in bf16: packed encoding reads {encode['tokens_per_s']:,} tokens a second "
+        f"({encode['peak_share']:.0%} of the card's measured peak), {encode['speedup']:g} times the samples of a padded loop; a training step "
+        f"{train['tokens_per_s']:,} tokens a second ({train['peak_share']:.0%}), {train['speedup']:g} times the samples of one padded text a "
+        f"sample. Exact search of {search['num_rows']:,} entries (d = 576, 100 neighbours): {batch['resident']['queries_per_s']:,.0f} queries a "
+        f"second in batches of 64, a single one in {single['resident']['ms']:.1f} ms, {single['resident']['bandwidth_share']:.0%} of what "
+        "reading every vector once allows."
     )
 
 
