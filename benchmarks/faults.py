@@ -20,7 +20,7 @@ from typing import Any, Final
 import psutil
 from ray import serve
 
-from benchmarks.open_loop import OK, Bodies, Load, post, session
+from benchmarks.open_loop import OK, Bodies, Connections, Load, connections, post
 
 PID_TIMEOUT_S: Final = 30.0
 
@@ -119,19 +119,19 @@ def under_load(route: str, bodies: Bodies, rate: float) -> Iterator[Watched]:
 
 async def _send(route: str, bodies: Bodies, rate: float, watched: Watched, is_over: threading.Event) -> None:
     tasks, number = [], 0
-    async with session() as http:
+    async with connections(route) as http:
         while not is_over.is_set():
             due = watched.load.started + number / rate
             await asyncio.sleep(max(due - time.perf_counter(), 0))
-            tasks.append(asyncio.create_task(_look(http, route, bodies[number % len(bodies)], watched, due)))
+            tasks.append(asyncio.create_task(_look(http, bodies[number % len(bodies)], watched, due)))
             number += 1
         await asyncio.gather(*tasks)
     watched.load.ended = time.perf_counter()
 
 
-async def _look(http: Any, route: str, body: dict[str, Any], watched: Watched, due: float) -> None:
+async def _look(http: Connections, body: dict[str, Any], watched: Watched, due: float) -> None:
     before = watched.load.outcomes[OK]
-    content = await post(http, route, body, watched.load, due)
+    content = await post(http, http.payload(body), watched.load, due)
     if watched.load.outcomes[OK] > before and content.startswith(b"{"):
         complete = json.loads(content).get("complete")
         watched.partial += complete is not None and complete["shards_ok"] < complete["shards_total"]

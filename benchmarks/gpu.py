@@ -17,7 +17,7 @@ of the rounds, the device waited for. Model: SmolLM2-135M; texts: the data set's
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,7 @@ class Run:
             "copy_gb_per_s": round(2 * sizes.copied / seconds["copy"] / 1e9, 1),
         }
 
-    def interleaved(self, sides: dict[str, Callable[[], object]], *, rounds: int | None = None) -> dict[str, float]:
+    def interleaved(self, sides: Mapping[str, Callable[[], object]], *, rounds: int | None = None) -> dict[str, float]:
         """Median seconds of each side; the first round warms up."""
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range((rounds or self.sizes.rounds) + 1):
@@ -167,23 +167,21 @@ class Texts:
             for user in users
             for text in training_texts(user, TRAIN, item_id_to_title=titles, item_id_to_index=indexes, prompts=prompts)
         ]
-        histories = [
-            [titles[i] for i in user.item_ids[max(0, p - LAST) : p + 1]] for user in users for p in user.target_positions(TRAIN)
-        ]
+        histories = [[titles[i] for i in user.item_ids[max(0, p - LAST) : p + 1]] for user in users for p in user.target_positions(TRAIN)]
         self.histories = [prompts.prompt(history[:-1]) for history in histories]
         self.plain = [prompts.prompt(history) for history in histories]
 
 
 def flops(config: Any, body_weights: int, lengths: Sequence[int], num_predicted: int) -> float:
     """Floating-point operations of a forward pass over texts; causal attention's products are half a square."""
-    attention = 2 * config.num_hidden_layers * config.hidden_size * float(np.square(lengths, dtype=np.float64).sum())
-    return 2.0 * body_weights * sum(lengths) + attention + 2.0 * config.vocab_size * config.hidden_size * num_predicted
+    attention = 2.0 * int(config.num_hidden_layers * config.hidden_size) * float(np.square(lengths, dtype=np.float64).sum())
+    return 2.0 * body_weights * sum(lengths) + attention + 2.0 * int(config.vocab_size * config.hidden_size) * num_predicted
 
 
 def body_weights(model: Any) -> int:
     """Weights that every token is multiplied with: the body's, without the embedding."""
     embedding = model.get_input_embeddings().weight
-    return sum(p.numel() for p in model.base_model.parameters()) - int(embedding.numel())
+    return int(sum(p.numel() for p in model.base_model.parameters()) - embedding.numel())
 
 
 def measure_encoding(run: Run, texts: Texts) -> dict[str, Any]:
@@ -271,7 +269,7 @@ def step(module: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[
     optimizer = torch.optim.AdamW(parameter_groups(module, 0.0), lr=0.0)
 
     def run() -> None:
-        loss().backward()
+        torch.autograd.backward(loss())
         optimizer.step()
         optimizer.zero_grad()
 
@@ -287,11 +285,13 @@ def measure_search(run: Run, num_rows: int) -> dict[str, Any]:
         noise = torch.randn(len(which), DIM, generator=generator, device=run.device)
         rows[start : start + len(which)] = (centers[which] + noise).half()
     vectors = rows.cpu().numpy()
-    queries = (rows[:: num_rows // max(BATCHES)][: max(BATCHES)].float() + 0.5 * torch.randn(max(BATCHES), DIM, device=run.device)).cpu().numpy()
+    queries = (
+        (rows[:: num_rows // max(BATCHES)][: max(BATCHES)].float() + 0.5 * torch.randn(max(BATCHES), DIM, device=run.device)).cpu().numpy()
+    )
     ids = np.arange(num_rows)
     resident = ExactSearch(vectors, ids, device=run.device, way="resident")
     dense = ExactSearch(vectors, ids, device=run.device, way="dense") if num_rows * DIM * 4 < 10**10 else None
-    squares = torch.cat([block.float().square().sum(1) for block in rows.split(1 << 18)])
+    squares = torch.cat([block.float().square().sum(1) for block in torch.split(rows, 1 << 18)])
     ways = []
     for batch in BATCHES:
         for k in NUM_NEIGHBORS:
@@ -330,7 +330,7 @@ def plain_search(queries: NDArray[np.float32], rows: torch.Tensor, squares: torc
 def nearest_in_float64(rows: torch.Tensor, query: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """All distances in float64; ties by position."""
     wanted = torch.from_numpy(query).to(rows.device).double()
-    keys = torch.cat([(block.double() - wanted).square().sum(1) for block in rows.split(1 << 18)])
+    keys = torch.cat([(block.double() - wanted).square().sum(1) for block in torch.split(rows, 1 << 18)])
     found: NDArray[np.int64] = keys.argsort(stable=True)[:k].cpu().numpy()
     return found
 

@@ -36,7 +36,9 @@ def main() -> None:
 def figures() -> str:
     """The section between the markers."""
     quality = [_quality(path) for path in sorted(RESULTS.glob("quality-*.json"))]
-    return "\n\n".join([_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _cold_start(), _build(), _index(), _merge(), _gpu()])
+    return "\n\n".join(
+        [_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _cold_start(), _build(), _index(), _merge(), _gpu()]
+    )
 
 
 def read(name: str) -> dict[str, Any]:
@@ -155,13 +157,13 @@ def _gpu() -> str:
     result = read("gpu")
     encode, train, search = result["encode"], result["train"], result["search"][-1]
     single, batch = (next(w for w in search["ways"] if (w["batch"], w["num_neighbors"]) == (b, 100)) for b in (1, 64))
+    rate, alone = batch["resident"]["queries_per_s"], single["resident"]
     return (
         f"On one {result['device']}, SmolLM2-135M in bf16: packed encoding reads {encode['tokens_per_s']:,} tokens a second "
-        f"({encode['peak_share']:.0%} of the card's measured peak), {encode['speedup']:g} times the samples of a padded loop; a training step "
-        f"{train['tokens_per_s']:,} tokens a second ({train['peak_share']:.0%}), {train['speedup']:g} times the samples of one padded text a "
-        f"sample. Exact search of {search['num_rows']:,} entries (d = 576, 100 neighbours): {batch['resident']['queries_per_s']:,.0f} queries a "
-        f"second in batches of 64, a single one in {single['resident']['ms']:.1f} ms, {single['resident']['bandwidth_share']:.0%} of what "
-        "reading every vector once allows."
+        f"({encode['peak_share']:.0%} of the card's measured peak), {encode['speedup']:g} times the samples of a padded loop; a training "
+        f"step {train['tokens_per_s']:,} tokens a second ({train['peak_share']:.0%}), {train['speedup']:g} times the samples of one padded "
+        f"text a sample. Exact search of {search['num_rows']:,} entries (d = 576, 100 neighbours): {rate:,.0f} queries a second in batches "
+        f"of 64, a single one in {alone['ms']:.1f} ms, {alone['bandwidth_share']:.0%} of what reading every vector once allows."
     )
 
 

@@ -19,7 +19,6 @@ client has to send them again (l2d_ray.client does). The proxy here is HAProxy, 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import subprocess
@@ -28,6 +27,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
+
+import uvloop
 
 from benchmarks.fault_kills import kills
 from benchmarks.fault_node import node
@@ -178,7 +179,7 @@ def soak(run: ServedRun, url: str, num_requests: int) -> dict[str, Any]:
     with application(url, run.arguments(2), "soak") as route:
         done = 0
         while done < num_requests:
-            load = asyncio.run(closed_loop(route, bodies, concurrency=SOAK_CONCURRENCY, duration_s=5))
+            load = uvloop.run(closed_loop(route, bodies, concurrency=SOAK_CONCURRENCY, duration_s=5))
             done, failed = done + load.outcomes.total(), failed + load.num_failed
             if not at_tenth and done >= num_requests / 10:
                 at_tenth = _resident()

@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve_load [--small] [--proxy haproxy|serve] [--port 8765]
 
-Everything is on this machine, the load generator too (it takes about a third of a core at 500 requests a second), over one run of
+Everything is on this machine, the load generator too (benchmarks.open_loop says what it costs), over one run of
 benchmarks.serving. Every request has a history of its own, so no cached state helps. Sides:
 
     in process   LatentDecoder, one history at a time, and 16 at once as one batch
@@ -18,7 +18,6 @@ User states: what encoding costs where a user's history has grown by one item, w
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import uvloop
 
 from benchmarks.open_loop import Bodies, Load, closed_loop, open_loop
 from benchmarks.result import arguments, print_result, target
@@ -79,14 +79,14 @@ def measure(run: ServedRun, url: str, sizes: Sizes) -> dict[str, Any]:
     bodies = bodies_of(run, 4000, seed=1)
     found: dict[str, Any] = {"in_process": in_process(decoder, sizes), "user_states": user_states(decoder)}
     with application(url, run.arguments(2, cached_states=0), "batched") as route:
-        asyncio.run(closed_loop(route, bodies, concurrency=4, duration_s=1))
+        uvloop.run(closed_loop(route, bodies, concurrency=4, duration_s=1))
         found["batched"] = one_at_a_time(route, bodies, sizes) | {"ks": ks(route, run, sizes)} | many(route, bodies, sizes)
         found["overload"] = overload(route, bodies, sizes)
     with application(url, run.arguments(2, cached_states=0, max_batch_size=1, calls_per_replica=CONCURRENCY), "unbatched") as route:
-        asyncio.run(closed_loop(route, bodies, concurrency=4, duration_s=1))
+        uvloop.run(closed_loop(route, bodies, concurrency=4, duration_s=1))
         found["unbatched"] = many(route, bodies, sizes)
     with application(url, run.arguments(8, cached_states=0, shard_num_cpus=0.05), "eight") as route:
-        asyncio.run(closed_loop(route, bodies, concurrency=4, duration_s=1))
+        uvloop.run(closed_loop(route, bodies, concurrency=4, duration_s=1))
         found["eight"] = one_at_a_time(route, bodies, sizes) | many(route, bodies, sizes)
     return found
 
@@ -116,14 +116,14 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def one_at_a_time(route: str, bodies: Bodies, sizes: Sizes) -> dict[str, Any]:
-    load = asyncio.run(closed_loop(route, bodies, concurrency=1, duration_s=sizes.duration_s))
+    load = uvloop.run(closed_loop(route, bodies, concurrency=1, duration_s=sizes.duration_s))
     return {"one_at_a_time": load.summary()}
 
 
 def many(route: str, bodies: Bodies, sizes: Sizes) -> dict[str, Any]:
     """16 at once, and an open loop at half of what that reached."""
-    closed = asyncio.run(closed_loop(route, bodies, concurrency=CONCURRENCY, duration_s=sizes.duration_s))
-    half = asyncio.run(open_loop(route, bodies, rate=max(closed.per_s / 2, 1), duration_s=sizes.duration_s))
+    closed = uvloop.run(closed_loop(route, bodies, concurrency=CONCURRENCY, duration_s=sizes.duration_s))
+    half = uvloop.run(open_loop(route, bodies, rate=max(closed.per_s / 2, 1), duration_s=sizes.duration_s))
     return {"sixteen": closed.summary(), "half_rate": half.summary() | {"rate": round(closed.per_s / 2, 1)}}
 
 
@@ -133,17 +133,17 @@ def ks(route: str, run: ServedRun, sizes: Sizes) -> dict[str, float]:
     medians: dict[int, list[float]] = {k: [] for k in sides}
     for number in range(4):
         for k, bodies in sides.items():
-            load = asyncio.run(closed_loop(route, bodies[number * 100 :], concurrency=1, duration_s=sizes.duration_s / 4))
+            load = uvloop.run(closed_loop(route, bodies[number * 100 :], concurrency=1, duration_s=sizes.duration_s / 4))
             medians[k].append(load.percentile(50))
     return {f"k{k}_p50_ms": round(statistics.median(found), 2) for k, found in medians.items()}
 
 
 def overload(route: str, bodies: Bodies, sizes: Sizes) -> dict[str, Any]:
     """Peak, goodput at five times as much, and how long until it is normal again."""
-    peak = asyncio.run(closed_loop(route, bodies, concurrency=CLIENTS_AT_CAPACITY, duration_s=sizes.duration_s))
-    usual = asyncio.run(open_loop(route, bodies, rate=max(peak.per_s / 2, 1), duration_s=sizes.duration_s))
-    flood = asyncio.run(open_loop(route, bodies, rate=OVERLOAD * peak.per_s, duration_s=sizes.duration_s))
-    after = asyncio.run(open_loop(route, bodies, rate=max(peak.per_s / 2, 1), duration_s=2 * RECOVERY_S))
+    peak = uvloop.run(closed_loop(route, bodies, concurrency=CLIENTS_AT_CAPACITY, duration_s=sizes.duration_s))
+    usual = uvloop.run(open_loop(route, bodies, rate=max(peak.per_s / 2, 1), duration_s=sizes.duration_s))
+    flood = uvloop.run(open_loop(route, bodies, rate=OVERLOAD * peak.per_s, duration_s=sizes.duration_s))
+    after = uvloop.run(open_loop(route, bodies, rate=max(peak.per_s / 2, 1), duration_s=2 * RECOVERY_S))
     in_time = sum(1 for at, _ in flood.done if at <= flood.started + sizes.duration_s)
     return {
         "peak": peak.summary(),

@@ -85,7 +85,7 @@ class ResidentRows:
         best = torch.empty((len(queries), 0), dtype=torch.long, device=queries.device)
         for start in range(0, len(self), self._block_rows):
             block = self._rows[start : start + self._block_rows]
-            high, low = _product(halves, block).split(len(queries))
+            high, low = torch.split(_product(halves, block), len(queries))
             keys = torch.addcmul(offsets[start : start + len(block)], high.add_(low), scales, value=-2.0)
             block_keys, positions = torch.topk(keys, min(count, len(block)), dim=1, largest=False, sorted=False)
             best_keys, best = torch.cat([best_keys, block_keys], 1), torch.cat([best, positions + start], 1)
@@ -123,7 +123,7 @@ def _product(halves: Tensor, rows: Tensor) -> Tensor:
 
 def _squared_norms(rows: Tensor) -> Tensor:
     """(n,) float64."""
-    return torch.cat([_fixed_sum(part.double().square_()) for part in rows.split(max(1, REFINED_FLOATS // rows.shape[1]))])
+    return torch.cat([_fixed_sum(part.double().square_()) for part in torch.split(rows, max(1, REFINED_FLOATS // rows.shape[1]))])
 
 
 def _fixed_sum(terms: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def test_all_ways_agree_on_anisotropic_rows(num_neighbors, tmp_path):
     vectors = np.load(tmp_path / "vectors.npy", mmap_mode="r")
     queries = np.concatenate([vectors[:3], vectors[-2:] + np.float16(0.1)]).astype(np.float32)
     dead = np.sort(rng.permutation(6000)[:1500])
-    dense, *others = (ExactSearch(vectors, np.arange(6000)[::-1].copy(), way=way).nearest(queries, num_neighbors, dead=dead) for way in WAYS)
+    sample_ids = np.arange(6000)[::-1].copy()
+    dense, *others = (ExactSearch(vectors, sample_ids, way=way).nearest(queries, num_neighbors, dead=dead) for way in WAYS)
     for other in others:
         np.testing.assert_array_equal(dense.positions, other.positions)
         np.testing.assert_allclose(dense.keys, other.keys, rtol=1e-14)
