@@ -24,6 +24,8 @@ import httptools
 import numpy as np
 
 TIMEOUT_S: Final = 60.0
+MAX_CONNECTIONS: Final = 1000
+"""Of one load; a request for which none is free waits, and that counts into its latency."""
 OK: Final = "200"
 
 
@@ -127,7 +129,7 @@ class Answer:
 
 @asynccontextmanager
 async def connections(url: str) -> AsyncIterator[Connections]:
-    """As many connections as there are requests under way, kept for later ones, closed at the end of the block."""
+    """Connections, kept from one request to the next, closed at the end of the block."""
     http = Connections(url)
     try:
         yield http
@@ -136,7 +138,7 @@ async def connections(url: str) -> AsyncIterator[Connections]:
 
 
 class Connections:
-    """HTTP/1.1 connections to a URL that takes POSTs of JSON."""
+    """HTTP/1.1 connections to a URL that takes POSTs of JSON, ``MAX_CONNECTIONS`` at most."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -144,6 +146,7 @@ class Connections:
         self._address = parts.hostname, parts.port or 80
         self._head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nContent-Length: ".encode()
         self._free: list[_Connection] = []
+        self._may_use = asyncio.Semaphore(MAX_CONNECTIONS)
         self._all: set[_Connection] = set()
 
     def payload(self, body: Any) -> bytes:
@@ -153,11 +156,12 @@ class Connections:
 
     async def send(self, payload: bytes) -> Answer:
         """The answer; TimeoutError after ``TIMEOUT_S``, ConnectionError where the connection was cut."""
-        connection = self._next_free() or await self._new()
-        answer = await asyncio.wait_for(connection.send(payload), TIMEOUT_S)
-        if connection.is_open:
-            self._free.append(connection)
-        return answer
+        async with self._may_use:
+            connection = self._next_free() or await self._new()
+            answer = await asyncio.wait_for(connection.send(payload), TIMEOUT_S)
+            if connection.is_open:
+                self._free.append(connection)
+            return answer
 
     def close(self) -> None:
         for connection in self._all:

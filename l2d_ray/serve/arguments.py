@@ -57,10 +57,15 @@ class ServeArguments(BaseModel):
     max_batch_size: int = Field(64, ge=1, description="Requests that share one call of the encoder or of a shard at most; 1: none do.")
     max_batch_tokens: int = Field(8192, ge=64, description="Tokens of the prompts that share one call, and of one forward pass, at most.")
     calls_per_replica: int = Field(
-        2, ge=1, description="Calls of an ingress replica to each replica of encoder and shards at once; what waits shares the next one."
+        1,
+        ge=1,
+        description="Calls of an ingress replica to each replica of encoder and shards at once; what waits shares the next one. A GPU is "
+        "busier with 2; on CPUs larger batches are worth more.",
     )
     max_waiting: int = Field(2048, ge=1, description="Histories, and questions to each shard, that wait at an ingress for a call at most.")
-    max_requests: int = Field(128, ge=1, description="Requests that an ingress replica works on at once; more are answered 503.")
+    max_requests: int = Field(
+        128, ge=1, description="Requests that an ingress replica works on at once; as many wait, and more are answered 503."
+    )
     cached_states: int = Field(4096, ge=0, description="Histories whose query vectors an ingress replica keeps; 0: none.")
     doubled_after_s: float = Field(
         1.0, gt=0, description="A call that takes longer is made again of another replica, where there are some."

@@ -25,8 +25,7 @@ THROUGHPUT: Final = {
 HAPROXY: Final = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",
-    "RAY_SERVE_HAPROXY_RETRIES": "3",
-    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    "RAY_SERVE_HAPROXY_RETRIES": "30",  # a second apart: an only ingress replica that was killed is back before they are used up
 }
 HAPROXY_FILES: Final = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",

@@ -134,11 +134,7 @@ def test_more_requests_than_there_is_room_for_are_refused_not_kept_waiting(tiny_
         answers = list(threads.map(lambda _: http.post(f"{service}/full{ROUTE}", json=body), range(96)))
     refused = [answer for answer in answers if answer.status_code != 200]
     assert 0 < len(refused) < len(answers)
-    for answer in refused:
-        assert answer.status_code == 503
-    ours = [answer for answer in refused if answer.headers["content-type"] == "application/problem+json"]
-    assert len(ours) > len(refused) / 2
-    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(503, "1")}
     assert {tuple(ids_of(RecommendationAnswer.model_validate_json(a.content))) for a in answers if a.status_code == 200} == {
         tuple(tiny_run.expected_ids([1], 5))
     }

@@ -20,15 +20,13 @@ from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.on_ray.ingress import Ingress
 from l2d_ray.serve.on_ray.replicas import EncoderReplica, ShardReplica
 from l2d_ray.serve.on_ray.updater import Updater
-from l2d_ray.serve.overload import RETRY_AFTER_S
 
 ENCODER: Final = "Encoder"
 INGRESS: Final = "Ingress"
 UPDATER: Final = "Updater"
 CALLS_QUEUED: Final = 100
 """Calls of an ingress that wait for a replica of encoder or shard at most; ingresses hold back by themselves long before."""
-REFUSALS: Final = 512
-"""Requests that an ingress refuses at once; what comes beyond them Serve refuses, in plain text, with Retry-After too."""
+RETRY_AFTER_S: Final = 1
 
 
 def build_app(arguments: ServeArguments) -> serve.Application:
@@ -87,10 +85,15 @@ def _updater_options(arguments: ServeArguments) -> dict[str, Any]:
 
 
 def _ingress_options(arguments: ServeArguments) -> dict[str, Any]:
-    """More room than the ingress works on at once, so that it refuses by itself, with a problem answer, before Serve would."""
+    """Serve refuses what is too much, in plain text with Retry-After, before anything of a request is read.
+
+    A refusal of our own, a problem answer, costs three times as much, and then a flood of five times the capacity left a third of it for
+    answers instead of two (benchmarks.serve_load). Serve counts a request as queued until the event loop has come round to it, so its queue
+    has room for as many as may come in one round.
+    """
     queues = {
-        "max_ongoing_requests": arguments.max_requests + REFUSALS,
-        "max_queued_requests": REFUSALS,
+        "max_ongoing_requests": arguments.max_requests,
+        "max_queued_requests": arguments.max_requests,
         "backpressure_config": BackpressureConfig(retry_after_s=RETRY_AFTER_S),
     }
     return _options(arguments.ingress_replicas, num_cpus=arguments.ingress_num_cpus, num_gpus=0, arguments=arguments) | queues

@@ -26,7 +26,6 @@ from l2d_ray.serve.on_ray.backend import HandleBackend
 from l2d_ray.serve.on_ray.metrics import IngressMetrics
 from l2d_ray.serve.on_ray.parts import LOST, Part
 from l2d_ray.serve.on_ray.tracing import note_stages
-from l2d_ray.serve.overload import Bounded
 from l2d_ray.serve.service import Recommender
 from l2d_ray.serve.state import State
 from l2d_ray.store.open import open_store
@@ -63,7 +62,7 @@ class Ingress:
         self._following = asyncio.get_running_loop().create_task(self._follow())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Middlewares from the inside out: what is refused unread costs least."""
+        """Middlewares from the inside out."""
         keys = self._store if self._arguments.access_control else None
         api = build_api(
             self._recommender,
@@ -73,7 +72,6 @@ class Ingress:
         api.add_middleware(AuditMiddleware, log=AuditLog(self._arguments.audit_log))
         api.add_middleware(Observed, note=self._metrics.request)
         api.add_middleware(ServeRequestIds)
-        api.add_middleware(Bounded, max_requests=self._arguments.max_requests, on_refused=self._metrics.refused)
         return api
 
     def _observe(self, answer: RecommendationAnswer) -> None:

@@ -32,7 +32,6 @@ class IngressMetrics:
         )
         self._partial = Counter("l2d_partial_answers", description="Recommendations without some shard.")
         self._stage_ms = Histogram("l2d_stage_ms", description="Stages of a request.", boundaries=MS_BOUNDARIES, tag_keys=("stage",))
-        self._refused = Counter("l2d_refused_requests", description="Requests refused unread, since too many were worked on.")
         self._batch = Histogram("l2d_batch_size", description="Jobs of one call.", boundaries=SIZE_BOUNDARIES, tag_keys=("part",))
         self._waiting = Gauge("l2d_waiting", description="Jobs that wait for a call.", tag_keys=("part",))
         self._lost = Counter("l2d_unanswered", description="Questions that a part did not answer in time.", tag_keys=("part",))
@@ -52,9 +51,6 @@ class IngressMetrics:
             self._partial.inc()
         for stage in STAGES:
             self._stage_ms.observe(getattr(answer.timings_ms, stage), tags={"stage": stage})
-
-    def refused(self) -> None:
-        self._refused.inc()
 
     def batch(self, part: str) -> Callable[[int, int], None]:
         """Told of every call to a part: its jobs, and how many wait."""
