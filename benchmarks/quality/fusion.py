@@ -1,21 +1,25 @@
 """Rows that join the whitened decoder with what knows no text: item-kNN, SASRec, both. Other information, so rows of their own.
 
-Log-linear: log p = log p_whitened + a log p_sasrec + b log(share of item-kNN's evidence + SMALL), normalised over the catalogue where a
-system gives scores; the two weights are chosen on the latest validation samples.
+Two ways, whichever is better on the latest validation samples, with weights chosen there too; a log-probability is normalised over the
+catalogue, item-kNN's is the logarithm of its share of all evidence + SMALL:
+
+    log-linear  log p = log p_whitened + a log p_sasrec + b log p_knn: both must find an item likely
+    mixture     p = (1 - a - b) softmax(t log p_whitened) + a p_sasrec + b p_knn: it is enough that one does. Where item-kNN knows pairs of
+                items that no title tells, this is the way; t < 1, since the whitened decoder is surer than it is right.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from benchmarks.quality.bench import Bench, Fitted, Row, num_parameters
 from benchmarks.quality.state_rows import closed_form
@@ -29,12 +33,41 @@ from l2d_ray.evaluate.metrics import ndcg_values
 
 SMALL: Final = 1e-3
 """Share of all evidence that an item without any is taken to have."""
-WEIGHTS: Final = (0.0, 0.15, 0.3, 0.5, 0.8, 1.2, 2.0, 3.5)
+WEIGHTS: Final = (0.0, 0.15, 0.3, 0.5, 0.8, 1.2, 2.0)
+SHARES: Final = (0.0, 0.2, 0.4, 0.6, 0.8)
+TEMPERING: Final = (1.0, 0.2, 0.1, 0.05)
 TUNING_SAMPLES: Final = 3000
 SAMPLES_PER_BLOCK: Final = 512
 
 FloatArray = NDArray[np.float64]
 Histories = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Joining:
+    """How parts are joined.
+
+    Attributes:
+        sasrec, knn: their weights.
+        tempering: t of a mixture; None: log-linear.
+    """
+
+    sasrec: float
+    knn: float
+    tempering: float | None = None
+
+    def scores(self, parts: Mapping[str, FloatArray]) -> FloatArray:
+        """(n, num_items) of log-probabilities (n, num_items) of each part; a part that is not there has no weight."""
+        weights = {name: getattr(self, name) for name in ("sasrec", "knn") if name in parts}
+        if self.tempering is None:
+            added = parts["whitened"].copy()
+            for name, weight in weights.items():
+                added += weight * parts[name]
+            return added
+        joined: FloatArray = (1 - sum(weights.values())) * softmax(self.tempering * parts["whitened"], axis=1)
+        for name, weight in weights.items():
+            joined += weight * (np.exp(parts[name]) - (SMALL if name == "knn" else 0.0))
+        return joined
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +76,6 @@ class Fusion:
 
     Attributes:
         layer: the whitened decoder as a linear layer; is_ranked: (num_items,) the items that it ranks.
-        weights: of ``sasrec`` and ``knn``.
     """
 
     decoder: LatentDecoder
@@ -51,22 +83,21 @@ class Fusion:
     is_ranked: NDArray[np.bool_]
     sasrec: SequenceRanker | None
     knn: ItemKnn | None
-    weights: Mapping[str, float]
+    joining: Joining
 
     def rank(self, histories: Histories, k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history, (n, k) int64 padded with -1."""
         return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self.is_ranked))
 
     def _scores(self, histories: Histories) -> FloatArray:
-        parts = self.parts(histories)
-        return parts["whitened"] + sum(self.weights[name] * found for name, found in parts.items() if name != "whitened")
+        return self.joining.scores(self.parts(histories))
 
     def parts(self, histories: Histories) -> dict[str, FloatArray]:
         """Log-probabilities (n, num_items) of each part; at least one history, none of them empty."""
         found = {"whitened": self._whitened(self.decoder.encode(histories))}
-        if self.sasrec is not None and self.weights["sasrec"]:
+        if self.sasrec is not None and self.joining.sasrec:
             found["sasrec"] = self.sasrec.log_probabilities(histories)
-        if self.knn is not None and self.weights["knn"]:
+        if self.knn is not None and self.joining.knn:
             evidence = np.maximum(self.knn.scores(histories), 0)
             found["knn"] = np.log(evidence / np.maximum(evidence.sum(axis=1, keepdims=True), 1e-12) + SMALL)
         return found
@@ -80,40 +111,41 @@ class Fusion:
 
 def fused(bench: Bench, *, parts: tuple[str, ...]) -> Fitted:
     """``parts``: sasrec, knn, or both."""
-    chosen = bench.store.record(
-        f"fusion-{'-'.join(parts)}-tuning",
-        [bench.model_key, *(bench.depends(name) for name in ("sasrec", "item-knn")), WEIGHTS, TUNING_SAMPLES],
-        partial(_search, bench, parts),
-    )
-    system = _fusion(bench, parts, {name: chosen["best"][name] for name in ("sasrec", "knn")})
+    depends = [bench.model_key, *(bench.depends(name) for name in ("sasrec", "item-knn")), WEIGHTS, SHARES, TEMPERING, TUNING_SAMPLES]
+    chosen = bench.store.record(f"fusion-{'-'.join(parts)}-tuning", depends, partial(_search, bench, parts))
+    system = _fusion(bench, parts, Joining(**chosen["best"]))
     total = bench.num_language_parameters + (num_parameters(system.sasrec) if system.sasrec is not None else 0)
     return Fitted(system, chosen["best"], tuple((settings, score) for settings, score in chosen["tried"]), chosen["fit_s"], total)
 
 
-def _fusion(bench: Bench, parts: tuple[str, ...], weights: Mapping[str, float]) -> Fusion:
+def joinings(parts: tuple[str, ...]) -> list[Joining]:
+    """All that are tried."""
+    pairs = [product(*(weights if name in parts else (0.0,) for name in ("sasrec", "knn"))) for weights in (WEIGHTS, SHARES)]
+    log_linear = [Joining(sasrec, knn) for sasrec, knn in pairs[0]]
+    shares = [(sasrec, knn) for sasrec, knn in pairs[1] if 0 < sasrec + knn < 1]
+    return log_linear + [Joining(sasrec, knn, tempering) for sasrec, knn in shares for tempering in TEMPERING]
+
+
+def _fusion(bench: Bench, parts: tuple[str, ...], joining: Joining) -> Fusion:
     run, layer = bench.inputs.run, closed_form(bench)
     sasrec: Any = bench.fitted("sasrec").system if "sasrec" in parts else None
     knn: Any = bench.fitted("item-knn").system if "knn" in parts else None
-    return Fusion(run.decoder, layer, np.abs(layer.weights).sum(axis=1) > 0, sasrec, knn, weights)
+    return Fusion(run.decoder, layer, np.abs(layer.weights).sum(axis=1) > 0, sasrec, knn, joining)
 
 
 def _search(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
     started, split = time.perf_counter(), bench.inputs.valid.latest(TUNING_SAMPLES)
-    everything = _fusion(bench, parts, dict.fromkeys(("sasrec", "knn"), 1.0))
-    candidates = [
-        dict(zip(("sasrec", "knn"), pair, strict=True))
-        for pair in product(*(WEIGHTS if name in parts else (0.0,) for name in ("sasrec", "knn")))
-    ]
+    everything = _fusion(bench, parts, Joining(1.0, 1.0))
+    candidates = joinings(parts)
     ranks: list[list[NDArray[np.int64]]] = [[] for _ in candidates]
     for start in range(0, len(split), SAMPLES_PER_BLOCK):
         rows = slice(start, start + SAMPLES_PER_BLOCK)
         found = everything.parts(split.samples.histories[rows])
-        for place, weights in enumerate(candidates):
-            scores = found["whitened"] + sum(weights[name] * found[name] for name in parts)
-            ranks[place].append(ranks_of(scores.astype(np.float32), split.samples.targets[rows]))
+        for place, joining in enumerate(candidates):
+            ranks[place].append(ranks_of(joining.scores(found).astype(np.float32), split.samples.targets[rows]))
     scored = [float(ndcg_values(np.concatenate(of_one), 20).mean()) for of_one in ranks]
-    tried = [[settings, score] for settings, score in zip(candidates, scored, strict=True)]
-    return {"best": candidates[int(np.argmax(scored))], "tried": tried, "fit_s": time.perf_counter() - started}
+    tried = [[asdict(joining), score] for joining, score in zip(candidates, scored, strict=True)]
+    return {"best": asdict(candidates[int(np.argmax(scored))]), "tried": tried, "fit_s": time.perf_counter() - started}
 
 
 FUSION_ROWS: Final = {

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.quality import variants
 from benchmarks.quality.__main__ import SMALL_OPTIONS, make_bench, measure
 from benchmarks.quality.ablations import VARIANTS, Ablation
+from benchmarks.quality.fusion import Joining, joinings
 from benchmarks.quality.inputs import Entries, drawn
 from benchmarks.quality.rows import chosen_names
 from benchmarks.quality.scoring import RankedOnce, score_row
@@ -97,15 +98,23 @@ def test_rows_that_must_be_trained_are_trained_anew_with_the_validation_samples(
 def test_a_fusion_without_weights_ranks_as_the_decoder_and_weights_add_what_others_know(bench):
     histories = bench.inputs.test.samples.histories
     system = bench.fitted("default+both").system
-    alone = replace(system, weights={"sasrec": 0.0, "knn": 0.0})
     decoder = bench.inputs.run.decoder.recommend(histories, 20, decoder="whitened").ids
-    assert (alone.rank(histories, 20) == decoder).mean() > 0.99
-    assert set(alone.parts(histories)) == {"whitened"}
-    knn_only = replace(system, weights={"sasrec": 0.0, "knn": 1e4})
+    for tempering in (None, 1.0):
+        alone = replace(system, joining=Joining(0.0, 0.0, tempering))
+        assert (alone.rank(histories, 20) == decoder).mean() > 0.99
+        assert set(alone.parts(histories)) == {"whitened"}
     evidence = system.knn.scores(histories)
-    first = knn_only.rank(histories, 1)[:, 0]
-    assert (evidence[np.arange(len(first)), first] == evidence.max(axis=1)).all()
-    assert len(bench.fitted("default+both").tried) == 25
+    for knn_only in (Joining(0.0, 1e4), Joining(0.0, 1.0, 1.0)):
+        first = replace(system, joining=knn_only).rank(histories, 1)[:, 0]
+        assert (evidence[np.arange(len(first)), first] == evidence.max(axis=1)).all()
+    tried = [settings for settings, _ in bench.fitted("default+both").tried]
+    assert len(tried) == len({tuple(settings.values()) for settings in tried}) == len(joinings(("sasrec", "knn"))) == 49 + 56
+
+
+def test_a_mixture_is_one_of_probabilities():
+    logs = {"whitened": np.log([[0.7, 0.2, 0.1]]), "sasrec": np.log([[0.1, 0.8, 0.1]])}
+    joined = Joining(0.4, 0.0, 1.0).scores(logs)
+    np.testing.assert_allclose(joined, [[0.6 * 0.7 + 0.4 * 0.1, 0.6 * 0.2 + 0.4 * 0.8, 0.1]])
 
 
 def test_finished_results_are_read_and_not_made_again(bench, figures, config, monkeypatch):
