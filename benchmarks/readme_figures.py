@@ -36,9 +36,8 @@ def main() -> None:
 def figures() -> str:
     """The section between the markers."""
     quality = [_quality(path) for path in sorted(RESULTS.glob("quality-*.json"))]
-    return "\n\n".join(
-        [_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _cold_start(), _build(), _index(), _merge(), _gpu()]
-    )
+    sections = [_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _cold_start(), _serving()]
+    return "\n\n".join([*sections, _build(), _index(), _merge(), _gpu()])
 
 
 def read(name: str) -> dict[str, Any]:
@@ -110,6 +109,28 @@ def _cold_start() -> str:
         f"Cold start ({result['data']}, {result['share']:.0%} of the items hidden from fine-tuning and memory, recommended by their titles "
         f"alone): Recall@50 of hidden targets {cold:.3f}, of the others {warm:.3f} ({lost:.1%} of it is the price); nearest titles reach "
         f"{nearest:.3f}, popularity 0. Test split, {result['num_cold_samples']['test']} of {result['num_test_samples']:,} samples are cold."
+    )
+
+
+def _serving() -> str:
+    load, faults = read("serve_load"), read("serve_faults")
+    batched, flood, alone = load["batched"], load["overload"], load["in_process"]
+    p50, long = batched["one_at_a_time"]["latency_ms"]["p50"], batched["ks"]["k500_p50_ms"]
+    together, single = batched["sixteen"]["per_s"], load["unbatched"]["sixteen"]["per_s"]
+    killed = [faults[part][name] for part in ("one", "two") for name in ("Encoder", "Shard-0", "Ingress")]
+    failed, sent = (sum(part[name] for part in killed) for name in ("failed", "requests"))
+    node, kills, soak = faults["node"], faults["kills"], faults["soak"]
+    return (
+        f"The service (two shards, a small model; load generator, HAProxy and all replicas on two cores): {p50:.1f} ms at the median for "
+        f"one request at a time, {p50 - alone['single_ms']:.1f} ms of them HTTP and Serve, {long:.1f} ms for 500 items in place of 10; "
+        f"{together:.0f} requests a second from 16 clients, {single:.0f} without batching, {alone['batch_per_s']:.0f} from the decoder "
+        f"alone in batches. At five times the load that it can take {flood['goodput_per_s']:.0f} a second are answered, and the rest is "
+        "refused with Retry-After. "
+        f"`kill -9` of encoder, shard and ingress under load, alone and beside a second replica: {failed} of {sent:,} requests failed, the "
+        f"longest waited {max(part['longest_ms'] for part in killed) / 1000:.1f} s; of a whole node: {node['failed']} of "
+        f"{node['requests']:,}. Everything killed {kills['kills']} times while interactions were sent: {kills['lost']} of "
+        f"{kills['acknowledged']:,} acknowledged ones lost, {kills['doubled']} doubled. After {soak['requests']:,} requests the memory of "
+        f"all replicas had grown by {soak['growth']:.1%} since a tenth of them."
     )
 
 

@@ -84,13 +84,13 @@ def page_of(asked: Asked, ranked: Ranked, places: Sequence[int], reasons: Mappin
     lines = []
     for rank, place in enumerate(places, start=asked.question.offset + 1):
         index = ranked.items[place]
-        item = asked.logic.catalogue.item(index)
+        item_id, title, attributes = asked.logic.catalogue.named(index)
         line = RecommendedItem(
-            item_id=item.item_id,
-            title=item.title,
+            item_id=item_id,
+            title=title,
             score=ranked.scores[place],
             rank=rank,
-            attributes=item.attributes,
+            attributes=dict(attributes),
             reasons=reasons.get(index),
         )
         lines.append(line)

@@ -65,11 +65,15 @@ class LiveCatalogue:
 
     def item(self, index: int) -> Item:
         """As it is now; a deleted one as it was last."""
+        item_id, title, attributes = self.named(index)
+        return Item.model_construct(item_id=item_id, title=title, attributes=dict(attributes))
+
+    def named(self, index: int) -> tuple[str, str, Mapping[str, Any]]:
+        """item_id, title and attributes as they are now, without a record around them: answers of 500 items are made of these."""
         changed = self._changed.get(index)
         if changed is not None:
-            return changed
-        base = self.base
-        return Item.model_construct(item_id=base.item_ids[index], title=base.titles[index], attributes=dict(base.attributes[index]))
+            return changed.item_id, changed.title, changed.attributes
+        return self.base.item_ids[index], self.base.titles[index], self.base.attributes[index]
 
     def find(self, item_id: str) -> Item | None:
         """None where there is no such item now."""
