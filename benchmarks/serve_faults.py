@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve_faults [--small] [--only NAME ...] [--kills 20] [--soak 100000] [--port 8770]
 
-Parts of the run (``--only`` picks some; each has applications of its own over one run of benchmarks.serving):
+Parts of the run (``--only`` picks some; each has applications of its own over one run of benchmarks.serving, and is kept in ``--run-dir``):
 
     one     one replica of everything: encoder, shard and ingress killed under load; a shard stopped; a shard gone until Serve has a new one
     two     two replicas of everything: one encoder, one shard and one ingress killed under load
@@ -68,13 +68,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def in_own_process(part: str, options: argparse.Namespace) -> dict[str, Any]:
-    """A part's figures; each starts a Ray of its own, of which a process can have one."""
+    """A part's figures, read where the run directory has them; each starts a Ray of its own, of which a process can have one."""
+    kept = options.run_dir / f"part-{part}{'-small' if options.small else ''}.json"
+    if kept.is_file():
+        known: dict[str, Any] = json.loads(kept.read_text())
+        return known
     command = [sys.executable, "-m", "benchmarks.serve_faults", "--part", part, "--run-dir", str(options.run_dir)]
     command += ["--kills", str(options.kills), "--soak", str(options.soak), "--port", str(options.port)]
     done = subprocess.run([*command, *(["--small"] if options.small else [])], stdout=subprocess.PIPE, text=True, check=False)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         return {"error": f"the part ended with {done.returncode}; what it said is above"}
+    kept.write_text(lines[-1])
     found: dict[str, Any] = json.loads(lines[-1])
     return found
 
