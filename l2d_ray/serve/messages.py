@@ -193,7 +193,8 @@ def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[FieldError]:
 
 
 def _field_path(location: Sequence[int | str]) -> str:
-    parts = [str(part)[:MAX_SEEN] for part in location if part not in TAGS]
+    """Where it is; a key without a character is written as quotes."""
+    parts = [str(part)[:MAX_SEEN] or '""' for part in location if part not in TAGS]
     return ".".join(parts[1:] if parts and parts[0] in ("body", "query", "path") and len(parts) > 1 else parts)
 
 

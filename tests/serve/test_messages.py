@@ -55,3 +55,9 @@ def test_of_thousands_of_mistakes_only_the_first_are_told():
     with pytest.raises(ValidationError) as caught:
         RecommendationRequest.model_validate({"history": [1] * 9000})
     assert [e.field for e in field_errors(caught.value.errors())] == [f"history.{i}" for i in range(MAX_ERRORS)]
+
+
+def test_a_key_without_a_character_has_a_path_too():
+    with pytest.raises(ValidationError) as caught:
+        RecommendationRequest.model_validate({"history": ["a"], "": 1})
+    assert [error.field for error in field_errors(caught.value.errors())] == ['""']
