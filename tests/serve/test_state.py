@@ -172,7 +172,7 @@ def test_search_pages_through_the_catalogue(api: FastAPI):
         ({"title": "x", "attributes": {"a": None}}, "attributes.a"),
         ({"title": "x", "attributes": {"a": {"b": 1}}}, "attributes.a"),
         ({"title": "x", "attributes": {"a": [1, [2]]}}, "attributes.a.1"),
-        ({"title": "x", "attributes": {"": 1}}, "attributes.."),
+        ({"title": "x", "attributes": {"": 1}}, 'attributes."".'),
         ({"titel": "x"}, "title"),
     ],
 )
