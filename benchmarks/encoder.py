@@ -90,14 +90,13 @@ def draw_users(sequences: list[UserSequence], count: int) -> list[UserSequence]:
 
 
 @torch.inference_mode()
-def plain_loop(body: Any, prompts: list[TokenIds]) -> NDArray[np.float32]:
-    """Padded batches in arrival order, last token's state: the loop that everybody writes."""
-    states = []
-    for start in range(0, len(prompts), BATCH_SIZE):
-        batch = prompts[start : start + BATCH_SIZE]
-        token_ids, is_real = pad_batch(batch, pad_id=0)
-        hidden = body(input_ids=torch.from_numpy(token_ids), attention_mask=torch.from_numpy(is_real).long(), use_cache=False)
-        states.append(hidden.last_hidden_state[torch.arange(len(batch)), torch.from_numpy(is_real.sum(1) - 1)].numpy())
+def plain_loop(body: Any, prompts: list[TokenIds], *, batch_size: int = BATCH_SIZE) -> NDArray[np.float32]:
+    """Padded batches in arrival order, last token's state, on the body's device: the loop that everybody writes."""
+    states, device = [], next(body.parameters()).device
+    for start in range(0, len(prompts), batch_size):
+        token_ids, mask = (torch.from_numpy(array).to(device) for array in pad_batch(prompts[start : start + batch_size], pad_id=0))
+        hidden = body(input_ids=token_ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        states.append(hidden[torch.arange(len(mask), device=device), mask.sum(1) - 1].float().cpu().numpy())
     return np.concatenate(states)
 
 

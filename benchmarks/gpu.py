@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.d3_folder import convert
+from benchmarks.encoder import plain_loop
 from benchmarks.result import arguments, print_result, target
 from jobs.train import base_model
 from l2d_ray.config import RunConfig
@@ -142,6 +143,12 @@ class Run:
                     seconds[name].append(time.perf_counter() - started)
         return {name: median(taken) for name, taken in seconds.items()}
 
+    def throughput(self, work: float, num_tokens: int, seconds: float) -> dict[str, float]:
+        """Of so many floating-point operations for so many tokens."""
+        tflops = work / seconds / 1e12
+        share = tflops / self.ceilings["bf16_tflops"]
+        return {"tokens_per_s": round(num_tokens / seconds), "tflops": round(tflops, 2), "peak_share": round(share, 4)}
+
     def wait(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize()
@@ -172,10 +179,10 @@ class Texts:
         self.plain = [prompts.prompt(history) for history in histories]
 
 
-def flops(config: Any, body_weights: int, lengths: Sequence[int], num_predicted: int) -> float:
+def flops(config: Any, num_weights: int, lengths: Sequence[int], num_predicted: int) -> float:
     """Floating-point operations of a forward pass over texts; causal attention's products are half a square."""
     attention = 2.0 * int(config.num_hidden_layers * config.hidden_size) * float(np.square(lengths, dtype=np.float64).sum())
-    return 2.0 * body_weights * sum(lengths) + attention + 2.0 * int(config.vocab_size * config.hidden_size) * num_predicted
+    return 2.0 * num_weights * sum(lengths) + attention + 2.0 * int(config.vocab_size * config.hidden_size) * num_predicted
 
 
 def body_weights(model: Any) -> int:
@@ -190,7 +197,8 @@ def measure_encoding(run: Run, texts: Texts) -> dict[str, Any]:
     num_states = sum(len(window.state_indexes) for window in windows)
     plain = texts.histories[: max(PLAIN_BATCH, num_states // 8)]
     seconds = run.interleaved(
-        {"packed": lambda: encoder.encode_windows(windows), "plain": lambda: plain_states(model.base_model, plain, run.device)}, rounds=3
+        {"packed": lambda: encoder.encode_windows(windows), "plain": lambda: plain_loop(model.base_model, plain, batch_size=PLAIN_BATCH)},
+        rounds=3,
     )
     lengths = [len(window.token_ids) for window in windows]
     rates = {"packed": num_states / seconds["packed"], "plain": len(plain) / seconds["plain"]}
@@ -198,24 +206,10 @@ def measure_encoding(run: Run, texts: Texts) -> dict[str, Any]:
     return {
         "samples_per_s": {name: round(rate, 1) for name, rate in rates.items()},
         "speedup": round(rates["packed"] / rates["plain"], 2),
-        "tokens_per_s": round(sum(lengths) / seconds["packed"]),
-        "tflops": round(work / seconds["packed"] / 1e12, 2),
-        "peak_share": round(work / seconds["packed"] / 1e12 / run.ceilings["bf16_tflops"], 4),
+        **run.throughput(work, sum(lengths), seconds["packed"]),
         "num_samples": num_states,
         "batch_tokens": run.sizes.encode_tokens,
     }
-
-
-@torch.inference_mode()
-def plain_states(body: Any, prompts: list[TokenIds], device: str) -> NDArray[np.float32]:
-    """Padded batches in arrival order, last token's state: the loop that everybody writes."""
-    states = []
-    for start in range(0, len(prompts), PLAIN_BATCH):
-        token_ids, is_real = pad_batch(prompts[start : start + PLAIN_BATCH], pad_id=0)
-        mask = torch.from_numpy(is_real).to(device)
-        hidden = body(input_ids=torch.from_numpy(token_ids).to(device), attention_mask=mask.long(), use_cache=False).last_hidden_state
-        states.append(hidden[torch.arange(len(mask), device=device), mask.sum(1) - 1].float().cpu().numpy())
-    return np.concatenate(states)
 
 
 def measure_training(run: Run, texts: Texts) -> dict[str, Any]:
@@ -243,9 +237,7 @@ def measure_training(run: Run, texts: Texts) -> dict[str, Any]:
         "samples_per_s": {name: round(rate, 1) for name, rate in rates.items()},
         "speedup": round(rates["packed"] / rates["plain"], 2),
         "step_ms": {name: round(1000 * taken, 1) for name, taken in seconds.items()},
-        "tokens_per_s": round(sum(lengths) / seconds["packed"]),
-        "tflops": round(work / seconds["packed"] / 1e12, 2),
-        "peak_share": round(work / seconds["packed"] / 1e12 / run.ceilings["bf16_tflops"], 4),
+        **run.throughput(work, sum(lengths), seconds["packed"]),
         "batch_tokens": sum(lengths),
     }
 
@@ -285,12 +277,11 @@ def measure_search(run: Run, num_rows: int) -> dict[str, Any]:
         noise = torch.randn(len(which), DIM, generator=generator, device=run.device)
         rows[start : start + len(which)] = (centers[which] + noise).half()
     vectors = rows.cpu().numpy()
-    queries = (
-        (rows[:: num_rows // max(BATCHES)][: max(BATCHES)].float() + 0.5 * torch.randn(max(BATCHES), DIM, device=run.device)).cpu().numpy()
-    )
+    near = rows[:: num_rows // max(BATCHES)][: max(BATCHES)].float()
+    queries = (near + 0.5 * torch.randn(near.shape, generator=generator, device=run.device)).cpu().numpy()
     ids = np.arange(num_rows)
     resident = ExactSearch(vectors, ids, device=run.device, way="resident")
-    dense = ExactSearch(vectors, ids, device=run.device, way="dense") if num_rows * DIM * 4 < 10**10 else None
+    dense = ExactSearch(vectors, ids, device=run.device, way="dense")
     squares = torch.cat([block.float().square().sum(1) for block in torch.split(rows, 1 << 18)])
     ways = []
     for batch in BATCHES:
@@ -299,9 +290,8 @@ def measure_search(run: Run, num_rows: int) -> dict[str, Any]:
             sides: dict[str, Callable[[], object]] = {
                 "resident": partial(resident.nearest, some, k),
                 "plain": partial(plain_search, some, rows, squares, k),
+                "dense": partial(dense.nearest, some, k),
             }
-            if dense is not None:
-                sides["dense"] = partial(dense.nearest, some, k)
             seconds = run.interleaved(sides)
             least_s = num_rows * DIM * 2 / run.ceilings["copy_gb_per_s"] / 1e9
             found = resident.nearest(some, k).positions[:CHECKED]

@@ -69,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
 
 def in_own_process(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """A part's figures, read where the run directory has them; each starts a Ray of its own, of which a process can have one."""
-    kept = options.run_dir / f"part-{part}{'-small' if options.small else ''}.json"
+    size = "small" if options.small else f"{options.kills}-{options.soak}"
+    kept = options.run_dir / f"part-{part}-{size}.json"
     if kept.is_file():
         known: dict[str, Any] = json.loads(kept.read_text())
         return known
@@ -80,8 +81,8 @@ def in_own_process(part: str, options: argparse.Namespace) -> dict[str, Any]:
     if done.returncode or not lines:
         return {"error": f"the part ended with {done.returncode}; what it said is above"}
     kept.write_text(lines[-1])
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
+    figures: dict[str, Any] = json.loads(lines[-1])
+    return figures
 
 
 def run_part(part: str, options: argparse.Namespace) -> dict[str, Any]:

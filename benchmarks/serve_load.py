@@ -2,8 +2,8 @@
 
     python -m benchmarks.serve_load [--small] [--proxy haproxy|serve] [--port 8765]
 
-Everything is on this machine, the load generator too (benchmarks.open_loop says what it costs), over one run of
-benchmarks.serving. Every request has a history of its own, so no cached state helps. Sides:
+Everything is on this machine, the load generator too, over one run of benchmarks.serving. Every request has a history of its own, so no
+cached state helps. Sides:
 
     in process   LatentDecoder, one history at a time, and 16 at once as one batch
     batched      the application, two shards: requests that wait share calls

@@ -96,7 +96,7 @@ class ResidentRows:
 
     def _refined(self, queries: Tensor, positions: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """The candidates (b, c) in ascending order of (squared distance, sample_id), and their distances; inf where a row is dead."""
-        num_at_once = max(1, REFINED_FLOATS // positions[0].numel() // self._rows.shape[1])
+        num_at_once = max(1, REFINED_FLOATS // positions.shape[1] // self._rows.shape[1])
         keys = torch.empty(positions.shape, dtype=torch.float64, device=positions.device)
         for start in range(0, len(queries), num_at_once):
             part = slice(start, start + num_at_once)

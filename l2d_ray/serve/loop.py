@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 Result = TypeVar("Result")
@@ -22,31 +23,22 @@ class OffLoop:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
-        self._waiting: deque[Job] = deque()
-        self._is_wanted = threading.Semaphore(0)
-        self._thread: threading.Thread | None = None
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
 
     async def __call__(self, work: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((partial(work, *arguments, **named), future))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
-        self._is_wanted.release()
+        self._jobs.put((partial(work, *arguments, **named), future))
         return await future
 
     def _run(self) -> None:
         while True:
-            self._is_wanted.acquire()
-            done = []
-            while self._waiting:
-                work, future = self._waiting.popleft()
-                done.append((future, *_outcome(work)))
+            jobs = [self._jobs.get()]
+            jobs += [self._jobs.get() for _ in range(self._jobs.qsize())]  # nobody else takes any out
+            done = [(future, *_outcome(work)) for work, future in jobs]
             for loop in {future.get_loop() for future, _, _ in done}:
-                mine = [one for one in done if one[0].get_loop() is loop]
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(_settle, mine)
+                with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+                    loop.call_soon_threadsafe(_settle, [one for one in done if one[0].get_loop() is loop])
 
 
 def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:

@@ -13,11 +13,10 @@ from l2d_ray.decode.lookup import ItemVectors, NearEntry, Reasons, ReasonsReques
 from l2d_ray.decode.search import Exchange, SearchRequest, ShardAnswer, ShardRequest, begin_search
 from l2d_ray.errors import RequestError, UnavailableError
 from l2d_ray.serve.backend import Backend
+from l2d_ray.serve.batching import RETRY_AFTER_S
 from l2d_ray.serve.logic import RecommendationLogic
 from l2d_ray.serve.loop import OffLoop
 from l2d_ray.serve.messages import Completeness
-
-RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True, eq=False)

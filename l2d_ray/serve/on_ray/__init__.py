@@ -17,6 +17,7 @@ from ray.serve.config import BackpressureConfig
 
 from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.artefacts import ServedArtefacts
+from l2d_ray.serve.batching import RETRY_AFTER_S
 from l2d_ray.serve.on_ray.ingress import Ingress
 from l2d_ray.serve.on_ray.replicas import EncoderReplica, ShardReplica
 from l2d_ray.serve.on_ray.updater import Updater
@@ -26,7 +27,6 @@ INGRESS: Final = "Ingress"
 UPDATER: Final = "Updater"
 CALLS_QUEUED: Final = 100
 """Calls of an ingress that wait for a replica of encoder or shard at most; ingresses hold back by themselves long before."""
-RETRY_AFTER_S: Final = 1
 
 
 def build_app(arguments: ServeArguments) -> serve.Application:

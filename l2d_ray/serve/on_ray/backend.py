@@ -21,10 +21,10 @@ from l2d_ray.errors import L2DError, UnavailableError
 from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.backend import ServedVersions
-from l2d_ray.serve.batching import Batch, Batcher, BatchLimits
+from l2d_ray.serve.batching import RETRY_AFTER_S, Batch, Batcher, BatchLimits
 from l2d_ray.serve.generations import Generations
 from l2d_ray.serve.on_ray.metrics import IngressMetrics
-from l2d_ray.serve.on_ray.parts import LOST, PING_TIMEOUT_S, RETRY_AFTER_S, Part
+from l2d_ray.serve.on_ray.parts import LOST, PING_TIMEOUT_S, Part
 from l2d_ray.serve.on_ray.tracing import SharedCalls
 from l2d_ray.serve.shared_search import joined, sharing_key, split
 from l2d_ray.serve.state_cache import StateCache

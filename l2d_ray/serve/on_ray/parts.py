@@ -18,11 +18,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from l2d_ray.errors import UnavailableError
+from l2d_ray.serve.batching import RETRY_AFTER_S
 
 LOST: Final = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
 """What Serve raises where a replica died or is not there."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
-RETRY_AFTER_S: Final = 1
 PING_TIMEOUT_S: Final = 2.0
 
 
