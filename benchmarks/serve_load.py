@@ -12,7 +12,8 @@ cached state helps. Sides:
 
 Overload: an open loop at 5 times what a closed loop of 64 clients reached; goodput is what was answered 200. After it an open loop at half
 the capacity says when the service is normal again: the first second from which nothing fails and no median is over twice the usual.
-User states: what encoding costs where a user's history has grown by one item, whole and as a tail over the kept keys and values.
+Returning users: histories that grow by an item from one request to the next, with an encoder that keeps keys and values and one that does
+not.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import uvloop
 
@@ -36,7 +36,8 @@ from benchmarks.serving import ServedRun, application, cluster, draw_histories, 
 from l2d_ray.decode.decoder import LatentDecoder
 from l2d_ray.serve.environment import set_environment
 
-CONCURRENCY, CLIENTS_AT_CAPACITY, OVERLOAD = 16, 64, 5
+CONCURRENCY, CLIENTS_AT_CAPACITY, OVERLOAD, ROUNDS = 16, 64, 5, 4
+LENGTHS = range(30, 46)
 RECOVERY_S = 5.0
 
 
@@ -77,11 +78,14 @@ def measure(run: ServedRun, url: str, sizes: Sizes) -> dict[str, Any]:
     """All sides, one after another."""
     decoder = run.decoder(2)
     bodies = bodies_of(run, 4000, seed=1)
-    found: dict[str, Any] = {"in_process": in_process(decoder, sizes), "user_states": user_states(decoder)}
+    found: dict[str, Any] = {"in_process": in_process(decoder, sizes)}
     with application(url, run.arguments(2, cached_states=0), "batched") as route:
         uvloop.run(closed_loop(route, bodies, concurrency=4, duration_s=1))
         found["batched"] = one_at_a_time(route, bodies, sizes) | {"ks": ks(route, run, sizes)} | many(route, bodies, sizes)
         found["overload"] = overload(route, bodies, sizes)
+        with application(url, run.arguments(2, cached_states=0, kept_history_mib=0), "whole") as other:
+            uvloop.run(closed_loop(other, bodies, concurrency=4, duration_s=1))
+            found["returning"] = returning({"kept": route, "whole": other}, run, sizes)
     with application(url, run.arguments(2, cached_states=0, max_batch_size=1, calls_per_replica=CONCURRENCY), "unbatched") as route:
         uvloop.run(closed_loop(route, bodies, concurrency=4, duration_s=1))
         found["unbatched"] = many(route, bodies, sizes)
@@ -131,9 +135,9 @@ def ks(route: str, run: ServedRun, sizes: Sizes) -> dict[str, float]:
     """Median latency one at a time by k, the two interleaved."""
     sides = {k: bodies_of(run, 500, seed=4, k=k) for k in (10, 500)}
     medians: dict[int, list[float]] = {k: [] for k in sides}
-    for number in range(4):
+    for number in range(ROUNDS):
         for k, bodies in sides.items():
-            load = uvloop.run(closed_loop(route, bodies[number * 100 :], concurrency=1, duration_s=sizes.duration_s / 4))
+            load = uvloop.run(closed_loop(route, bodies[number * 100 :], concurrency=1, duration_s=sizes.duration_s / ROUNDS))
             medians[k].append(load.percentile(50))
     return {f"k{k}_p50_ms": round(statistics.median(found), 2) for k, found in medians.items()}
 
@@ -166,28 +170,28 @@ def normal_after(load: Load, usual_ms: float) -> float:
     return float(max(slow, default=-1) + 1)
 
 
-def user_states(decoder: LatentDecoder) -> dict[str, Any]:
-    """Milliseconds of encoding a history of 10 and of 40 items grown by one: whole, one at a time and 16 in a pass; and its tail alone."""
-    return {f"history_{length}": _grown(decoder, length) for length in (10, 40)}
+def returning(routes: Mapping[str, str], run: ServedRun, sizes: Sizes) -> dict[str, Any]:
+    """Users who come back with one item more, at first with 30: an encoder that keeps what it has read, and one that reads it again."""
+    longest = LENGTHS[-1]
+    users = run.histories(16 * CONCURRENCY, seed=5, length=longest)
+    groups = [users[start : start + CONCURRENCY] for start in range(0, len(users), CONCURRENCY)]
+    histories = [history[:length] for group in groups for length in LENGTHS for history in group]
+    bodies = [{"history": history, "k": 10, "decoder": "whitened"} for history in histories]
+    found: dict[str, dict[int, list[Load]]] = {side: {1: [], CONCURRENCY: []} for side in routes}
+    for number in range(ROUNDS):
+        for concurrency, part in ((1, bodies[::CONCURRENCY]), (CONCURRENCY, bodies)):
+            for side, route in routes.items():
+                sent = part[number * len(part) // ROUNDS :]
+                load = uvloop.run(closed_loop(route, sent, concurrency=concurrency, duration_s=sizes.duration_s / ROUNDS))
+                found[side][concurrency].append(load)
+    return {side: {f"at_once_{n}": _medians(loads) for n, loads in by.items()} for side, by in found.items()}
 
 
-@torch.inference_mode()
-def _grown(decoder: LatentDecoder, length: int) -> dict[str, float]:
-    rng, body = np.random.default_rng(length), decoder.encoder.body
-    histories = [rng.integers(0, len(decoder.writer.titles), length).tolist() for _ in range(CONCURRENCY)]
-    prompts = [decoder.writer.write(history) for history in histories]
-    tail = torch.from_numpy(np.concatenate([decoder.writer.titles[0], prompts[0][-1:]]).astype(np.int64))[None]
-    whole = torch.from_numpy(prompts[0].astype(np.int64))[None]
-    whole_ms, tail_ms = [], []
-    for _ in range(20):
-        kept = body(input_ids=whole, use_cache=True).past_key_values
-        tail_ms.append(timed(lambda kept=kept: body(input_ids=tail, past_key_values=kept, use_cache=True)) * 1000)  # type: ignore[misc]
-        whole_ms.append(timed(lambda: decoder.encoder.encode(prompts[:1])) * 1000)
-    batch_ms = [timed(lambda: decoder.encoder.encode(prompts)) * 1000 for _ in range(10)]
+def _medians(loads: Sequence[Load]) -> dict[str, float]:
     return {
-        "whole_ms": round(statistics.median(whole_ms), 2),
-        "whole_in_a_batch_ms": round(statistics.median(batch_ms) / CONCURRENCY, 2),
-        "tail_ms": round(statistics.median(tail_ms), 2),
+        "per_s": round(statistics.median(load.per_s for load in loads), 1),
+        "p50_ms": round(statistics.median(load.percentile(50) for load in loads), 2),
+        "failed": float(sum(load.num_failed for load in loads)),
     }
 
 
@@ -198,6 +202,11 @@ def targets_of(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     ks = batched["ks"]
     grown = round(max(ks.values()) / min(ks.values()), 3)
     eight = round(found["eight"]["one_at_a_time"]["latency_ms"]["p50"] / batched["one_at_a_time"]["latency_ms"]["p50"], 2)
+
+    def returning_ratio(at_once: str) -> float:
+        sides = found["returning"]
+        return round(float(sides["kept"][at_once]["p50_ms"] / sides["whole"][at_once]["p50_ms"]), 2)
+
     refused = set(flood["flood"]["outcomes"]) - {"200", "429", "503"}
     return {
         "overhead at concurrency 1, p50 ms": target(overhead, 10.0, at_most=True),
@@ -205,6 +214,8 @@ def targets_of(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "requests/s at 16 / in-process batch rate": target(round(sixteen / found["in_process"]["batch_per_s"], 2), 0.7),
         "latency of k = 500 / k = 10, or its inverse": target(grown, 1.2, at_most=True),
         "latency of 8 shards / 2 shards": target(eight, 2.0, at_most=True),
+        "returning users, one at a time: p50 kept / whole": target(returning_ratio("at_once_1"), 1.0, at_most=True),
+        f"returning users, {CONCURRENCY} at once: p50 kept / whole": target(returning_ratio(f"at_once_{CONCURRENCY}"), 1.0, at_most=True),
         "goodput at 5x capacity / peak": target(round(flood["goodput_per_s"] / flood["peak"]["per_s"], 2), 0.8),
         "other than 200, 429, 503 under overload": target(float(len(refused) + flood["flood"]["without_retry_after"]), 0.0, at_most=True),
         "normal after overload, s": target(flood["normal_after_s"], RECOVERY_S, at_most=True),

@@ -72,7 +72,7 @@ class Encoder:
         states = np.empty((int(ends[-1]) if len(ends) else 0, self.dim), dtype=np.float32)
         prefix = self._prefix_of(texts, state_indexes)
         skipped = 0 if prefix is None else len(prefix)
-        for batch in pack_by_length([len(text) - skipped for text in texts], self._pass_tokens()):
+        for batch in pack_by_length([len(text) - skipped for text in texts], self.pass_tokens()):
             rows = np.repeat(np.arange(len(batch)), [len(state_indexes[i]) for i in batch])
             columns = np.concatenate([state_indexes[i] for i in batch]) - skipped
             into = np.concatenate([np.arange(ends[i] - len(state_indexes[i]), ends[i]) for i in batch])
@@ -88,7 +88,8 @@ class Encoder:
             return None
         return prefix
 
-    def _pass_tokens(self) -> int:
+    def pass_tokens(self) -> int:
+        """Padded tokens of one pass."""
         on_cpu = next(self.body.parameters()).device.type == "cpu"
         return min(self.max_batch_tokens, CPU_TOKENS_PER_THREAD * torch.get_num_threads()) if on_cpu else self.max_batch_tokens
 
@@ -98,7 +99,7 @@ class Encoder:
     ) -> NDArray[np.float32]:
         """States at ``(rows, columns)`` of some texts, which are read after the prefix."""
         token_ids, is_real = pad_batch(texts, pad_id=0, side=self.padding_side)
-        self._refuse_too_long(token_ids.shape[1] + (0 if prefix is None else len(prefix)))
+        self.refuse_too_long(token_ids.shape[1] + (0 if prefix is None else len(prefix)))
         weight = next(self.body.parameters())
         inputs: dict[str, Any] = {"input_ids": torch.from_numpy(token_ids).to(weight.device), "use_cache": False}
         shift = np.zeros(len(texts), dtype=np.int64)
@@ -108,15 +109,20 @@ class Encoder:
             mask = torch.from_numpy(is_real).to(weight.device)
             inputs |= {"attention_mask": mask.long(), "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
             shift = token_ids.shape[1] - is_real.sum(1)
-        hidden = self.body(**inputs).last_hidden_state
-        wanted = torch.from_numpy(columns + shift[rows]).to(weight.device)
-        picked: NDArray[np.float32] = hidden[torch.from_numpy(rows).to(weight.device), wanted].float().cpu().numpy()
-        if not np.isfinite(picked).all():
-            raise ArtefactError("The model gave NaN or infinite hidden states; its weights are damaged or the dtype is too narrow for it.")
-        return picked
+        return picked_states(self.body(**inputs).last_hidden_state, rows, columns + shift[rows])
 
-    def _refuse_too_long(self, num_tokens: int) -> None:
+    def refuse_too_long(self, num_tokens: int) -> None:
+        """ConfigError where a text has more tokens than the model reads."""
         if self.max_tokens is not None and num_tokens > self.max_tokens:
             raise ConfigError(
                 f"A text has {num_tokens} tokens, the model reads {self.max_tokens}; lower model.window_items or max_title_tokens."
             )
+
+
+def picked_states(hidden: torch.Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n, d) float32 of hidden states (b, t, d); ArtefactError where they are no numbers."""
+    device = hidden.device
+    picked: NDArray[np.float32] = hidden[torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)].float().cpu().numpy()
+    if not np.isfinite(picked).all():
+        raise ArtefactError("The model gave NaN or infinite hidden states; its weights are damaged or the dtype is too narrow for it.")
+    return picked

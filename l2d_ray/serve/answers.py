@@ -85,15 +85,7 @@ def page_of(asked: Asked, ranked: Ranked, places: Sequence[int], reasons: Mappin
     for rank, place in enumerate(places, start=asked.question.offset + 1):
         index = ranked.items[place]
         item_id, title, attributes = asked.logic.catalogue.named(index)
-        line = RecommendedItem(
-            item_id=item_id,
-            title=title,
-            score=ranked.scores[place],
-            rank=rank,
-            attributes=dict(attributes),
-            reasons=reasons.get(index),
-        )
-        lines.append(line)
+        lines.append(RecommendedItem(item_id, title, ranked.scores[place], rank, attributes, reasons.get(index)))
     return lines
 
 

@@ -67,6 +67,12 @@ class ServeArguments(BaseModel):
         128, ge=1, description="Requests that an ingress replica works on at once; as many wait, and more are answered 503."
     )
     cached_states: int = Field(4096, ge=0, description="Histories whose query vectors an ingress replica keeps; 0: none.")
+    kept_history_mib: int = Field(
+        256,
+        ge=0,
+        description="MiB of keys and values that an encoder replica keeps where its model is: of a history that has grown since, the new "
+        "items alone are read; 0: none. For the sequence format. A hundred tokens take a mini 0.4 MiB, Llama 3.2 1B 3 MiB.",
+    )
     doubled_after_s: float = Field(
         1.0, gt=0, description="A call that takes longer is made again of another replica, where there are some."
     )

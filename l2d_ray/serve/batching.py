@@ -3,8 +3,9 @@
     batcher = Batcher(call, BatchLimits(max_jobs=64, max_weight=8192))
     result = await batcher.submit(job, key=key, weight=len(job), deadline=deadline)
 
-A batch starts as soon as one of ``max_calls`` is free, with all that wait under the oldest job's key and fit the budget. While a call is
-under way the next batch fills by itself, so there is no waiting time to tune: a lone request never waits, a hundred share few calls.
+A batch starts at the end of the round of the event loop in which one of ``max_calls`` is free, with all that wait under the oldest job's
+key and fit the budget. While a call is under way the next batch fills by itself, so there is no waiting time to tune: a lone request never
+waits, a hundred share few calls.
 
 Laws (tested): every job gets its own result or an error, once; batches start in order of arrival and hold one key; no batch is over its
 budget, except a single job that is; more than ``max_waiting`` are refused at once; a job whose deadline has passed is never called for.
@@ -98,6 +99,7 @@ class Batcher(Generic[Job, Result]):
         self._note = note
         self._context = context
         self._queue: deque[_Waiting[Job, Result]] = deque()
+        self._is_starting = False
         self._calls: set[asyncio.Task[Sequence[Result]]] = set()
 
     @property
@@ -112,10 +114,13 @@ class Batcher(Generic[Job, Result]):
         until = float("inf") if deadline is None else deadline
         waiting = _Waiting(job, key, weight, until, asyncio.get_running_loop().create_future(), self._context())
         self._queue.append(waiting)
-        self._start()
+        if not self._is_starting:
+            self._is_starting = True  # at the round's end: jobs that shared their last call come in one round, and share this one too
+            asyncio.get_running_loop().call_soon(self._start)
         return await asyncio.wait_for(waiting.result, None if deadline is None else deadline - time.monotonic())
 
     def _start(self) -> None:
+        self._is_starting = False
         while len(self._calls) < self.limits.max_calls and (jobs := self._next_jobs()):
             self._note(len(jobs), len(self._queue))
             batch = Batch([job.job for job in jobs], jobs[0].key, max(job.deadline for job in jobs))

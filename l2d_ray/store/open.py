@@ -31,6 +31,12 @@ def open_store(url: str) -> StateStore:
     return store
 
 
+def is_store(url: str) -> bool:
+    """Whether there may be a store to open; False where it would be an SQLite file that does not exist yet."""
+    parts = urlsplit(url)
+    return parts.scheme != "sqlite" or Path(unquote(parts.path)).is_file()
+
+
 def _open_database(url: str) -> Database:
     parts = urlsplit(url)
     match parts.scheme:

@@ -15,6 +15,8 @@ from l2d_ray.errors import ConfigError, DataError
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.loading import load_checkpoint, save_checkpoint
 from l2d_ray.schema import TRAIN, VALID
+from l2d_ray.store.open import open_store
+from l2d_ray.store.records import Author
 from tests.toys import encode_in_process, tiny_model, toy_config, write_toy_data
 
 pytestmark = pytest.mark.slow
@@ -107,7 +109,11 @@ def test_all_changes_in_one_call_are_versions_of_their_own(run_dir):
 def test_the_overview_and_rolling_back_by_command(run_dir):
     config = toy_config(run_dir)
     before = memory.main(config)
-    update_memory.main(toy_config(run_dir, update={"retire_items": ["item-03"], "expire_before": 1002}))
+    changed = update_memory.main(toy_config(run_dir, update={"retire_items": ["item-03"], "expire_before": 1002}))
+    with open_store(config.state_url) as store:
+        store.forget_user("user-001", Author(None, "test"))
+        store.mark_in_memory(store.pending(max_interactions=10), changed["version"])
+        assert not store.pending(max_interactions=10).forgotten
     command = [sys.executable, "-m", "jobs.memory", f"run_dir={run_dir}", f"update.roll_back_to={before['version']}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     after = json.loads(done.stdout)
@@ -116,6 +122,8 @@ def test_the_overview_and_rolling_back_by_command(run_dir):
     assert [version["kind"] for version in after["versions"]][-3:] == ["retire", "expire", "rollback"]
     assert f"back to version {before['version']}" in done.stderr
     assert after["stored_bytes"] > before["stored_bytes"] > 0
+    with open_store(config.state_url) as store:
+        assert [user.user_id for user in store.pending(max_interactions=10).forgotten] == ["user-001"]
 
 
 def test_bad_changes_are_refused_and_lose_nothing(run_dir):

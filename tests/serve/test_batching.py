@@ -63,21 +63,25 @@ def test_what_comes_during_a_call_shares_the_next_one():
     async def run() -> list[int]:
         call = Doubling(is_open=False)
         batcher = Batcher(call, BatchLimits(max_jobs=10))
-        tasks = [asyncio.create_task(batcher.submit(job)) for job in range(8)]
+        tasks = [asyncio.create_task(batcher.submit(job)) for job in range(3)]
         await asyncio.sleep(0.01)
-        assert batcher.num_waiting == 7
+        tasks += [asyncio.create_task(batcher.submit(job)) for job in range(5)]
+        await asyncio.sleep(0.01)
+        assert batcher.num_waiting == 5
         call.gate.set()
         await asyncio.gather(*tasks)
         return [len(batch.jobs) for batch in call.batches]
 
-    assert asyncio.run(run()) == [1, 7]
+    assert asyncio.run(run()) == [3, 5]  # those that come in one round of the loop share the first call too
 
 
 def test_a_full_queue_refuses_at_once_and_the_rest_are_answered():
     async def run() -> list[int | BaseException]:
         call = Doubling(is_open=False)
         batcher = Batcher(call, BatchLimits(max_jobs=1, max_waiting=2))
-        tasks = [asyncio.create_task(batcher.submit(job)) for job in range(5)]
+        tasks = [asyncio.create_task(batcher.submit(0))]
+        await asyncio.sleep(0.01)
+        tasks += [asyncio.create_task(batcher.submit(job)) for job in range(1, 5)]
         await asyncio.sleep(0.01)
         call.gate.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -116,8 +120,8 @@ def test_what_a_call_raises_is_raised_to_all_of_its_batch_and_the_next_goes_on()
         return await asyncio.gather(*(batcher.submit(job) for job in range(5)), return_exceptions=True)
 
     answers = asyncio.run(run())
-    assert [isinstance(answer, UnavailableError) for answer in answers] == [False, True, True, False, False]
-    assert [answer for answer in answers if isinstance(answer, int)] == [0, 3, 4]
+    assert [isinstance(answer, UnavailableError) for answer in answers] == [True, True, False, False, False]
+    assert [answer for answer in answers if isinstance(answer, int)] == [2, 3, 4]
 
 
 def test_a_call_runs_in_the_context_that_its_first_job_was_handed_in_with_and_outlives_it():
@@ -137,7 +141,9 @@ def test_a_call_runs_in_the_context_that_its_first_job_was_handed_in_with_and_ou
             who.set(name)
             return await batcher.submit(job)
 
-        tasks = [asyncio.create_task(ask(name, job)) for job, name in enumerate("abc")]
+        tasks = [asyncio.create_task(ask("a", 0))]
+        await asyncio.sleep(0.01)
+        tasks += [asyncio.create_task(ask(name, job)) for job, name in enumerate("bc", start=1)]
         await asyncio.sleep(0.01)
         tasks[0].cancel()
         gate.set()

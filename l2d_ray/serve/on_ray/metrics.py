@@ -75,6 +75,18 @@ class IngressMetrics:
         self._switches.inc()
 
 
+class EncoderMetrics:
+    """Of one encoder replica."""
+
+    def __init__(self) -> None:
+        self._tokens = Counter("l2d_tokens", description="Tokens of histories, read or known from before.", tag_keys=("how",))
+
+    def tokens(self, read: int, known: int) -> None:
+        self._tokens.inc(read, tags={"how": "read"})
+        if known:
+            self._tokens.inc(known, tags={"how": "known"})
+
+
 class UpdaterMetrics:
     """Of the updater."""
 

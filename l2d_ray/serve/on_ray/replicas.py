@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.decode.search import ShardAnswer, ShardHoldings, ShardRequest, ShardSearcher
+from l2d_ray.model.grown import GrowingEncoder
 from l2d_ray.model.loading import resolve_device
 from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.artefacts import ServedArtefacts
 from l2d_ray.serve.batching import Batch, Batcher, BatchLimits
 from l2d_ray.serve.loaded import Loaded
+from l2d_ray.serve.on_ray.metrics import EncoderMetrics
 from l2d_ray.text.prompts import TokenIds, TokenWindow
 
 Prompts = Sequence[TokenIds]
@@ -26,7 +28,9 @@ class EncoderReplica:
     def __init__(self, artefacts: ServedArtefacts, arguments: ServeArguments) -> None:
         device = resolve_device(arguments.device)
         self._encoder = artefacts.load_encoder(device=device, max_batch_tokens=arguments.max_batch_tokens)
-        self._encoder.encode([np.zeros(1, dtype=np.int32)])  # the first pass is slow: now, before this replica counts as ready
+        kept_bytes = arguments.kept_history_mib << 20 if artefacts.prompts.prompt_format == "sequence" else 0
+        self._requests = GrowingEncoder(self._encoder, kept_bytes, note=EncoderMetrics().tokens) if kept_bytes else self._encoder
+        self._requests.encode([np.zeros(1, dtype=np.int32)])  # the first pass is slow: now, before this replica counts as ready
         limits = BatchLimits(arguments.max_batch_size, arguments.max_batch_tokens)
         self._batcher: Batcher[Prompts, NDArray[np.float32]] = Batcher(self._encode, limits)
 
@@ -44,7 +48,7 @@ class EncoderReplica:
 
     async def _encode(self, batch: Batch[Prompts]) -> list[NDArray[np.float32]]:
         together = [prompt for prompts in batch.jobs for prompt in prompts]
-        states = await asyncio.to_thread(self._encoder.encode, together)
+        states = await asyncio.to_thread(self._requests.encode, together)
         return np.split(states, np.cumsum([len(prompts) for prompts in batch.jobs])[:-1])
 
 
