@@ -1,11 +1,13 @@
 """Rows that join the whitened decoder with what knows no text: item-kNN, SASRec, both. Other information, so rows of their own.
 
-Two ways, whichever is better on the latest validation samples, with weights chosen there too; a log-probability is normalised over the
-catalogue, item-kNN's is the logarithm of its share of all evidence + SMALL:
+Three ways, the best of them on the latest validation samples, with weights chosen there too. Item-kNN gives each item evidence e and
+a request evidence E in all; p are probabilities over the catalogue, and t < 1, since the whitened decoder is surer than it is right.
 
-    log-linear  log p = log p_whitened + a log p_sasrec + b log p_knn: both must find an item likely
-    mixture     p = (1 - a - b) softmax(t log p_whitened) + a p_sasrec + b p_knn: it is enough that one does. Where item-kNN knows pairs of
-                items that no title tells, this is the way; t < 1, since the whitened decoder is surer than it is right.
+    log-linear  log p = log p_whitened + a log p_sasrec + b log(e/E + SMALL): all must find an item likely
+    mixture     p = (1 - a - b) softmax(t log p_whitened) + a p_sasrec + b e/E: it is enough that one does. Where item-kNN knows pairs of
+                items that no title tells, this is the way
+    back-off    p = (e + b q) / (E + b), q = (1 - a) softmax(t log p_whitened) + a p_sasrec: a mixture in which item-kNN counts for as much
+                as it has evidence (Dirichlet smoothing, as n-gram models fall back on shorter contexts; MacKay and Peto 1995)
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,7 @@ SMALL: Final = 1e-3
 """Share of all evidence that an item without any is taken to have."""
 WEIGHTS: Final = (0.0, 0.15, 0.3, 0.5, 0.8, 1.2, 2.0)
 SHARES: Final = (0.0, 0.2, 0.4, 0.6, 0.8)
+STRENGTHS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TEMPERING: Final = (1.0, 0.2, 0.1, 0.05)
 TUNING_SAMPLES: Final = 3000
 SAMPLES_PER_BLOCK: Final = 512
@@ -43,31 +46,37 @@ FloatArray = NDArray[np.float64]
 Histories = Sequence[Sequence[int]]
 
 
+Way = Literal["log-linear", "mixture", "back-off"]
+
+
 @dataclass(frozen=True)
 class Joining:
     """How parts are joined.
 
     Attributes:
-        sasrec, knn: their weights.
-        tempering: t of a mixture; None: log-linear.
+        sasrec, knn: a and b.
+        tempering: t; of no use to log-linear.
     """
 
+    way: Way
     sasrec: float
     knn: float
-    tempering: float | None = None
+    tempering: float = 1.0
 
     def scores(self, parts: Mapping[str, FloatArray]) -> FloatArray:
-        """(n, num_items) of log-probabilities (n, num_items) of each part; a part that is not there has no weight."""
-        weights = {name: getattr(self, name) for name in ("sasrec", "knn") if name in parts}
-        if self.tempering is None:
-            added = parts["whitened"].copy()
-            for name, weight in weights.items():
-                added += weight * parts[name]
+        """(n, num_items), larger is better, of ``Fusion.parts``; a part that is not there has no weight."""
+        whitened, sasrec, evidence = parts["whitened"], parts.get("sasrec"), parts.get("knn")
+        a, b = self.sasrec if sasrec is not None else 0.0, self.knn if evidence is not None else 0.0
+        share = 0.0 if evidence is None else evidence / np.maximum(evidence.sum(axis=1, keepdims=True), 1e-12)
+        if self.way == "log-linear":
+            added: FloatArray = whitened + (0.0 if sasrec is None else a * sasrec) + b * np.log(share + SMALL)
             return added
-        joined: FloatArray = (1 - sum(weights.values())) * softmax(self.tempering * parts["whitened"], axis=1)
-        for name, weight in weights.items():
-            joined += weight * (np.exp(parts[name]) - (SMALL if name == "knn" else 0.0))
-        return joined
+        from_whitened, from_sasrec = softmax(self.tempering * whitened, axis=1), 0.0 if sasrec is None else a * np.exp(sasrec)
+        if self.way == "mixture":
+            mixed: FloatArray = (1 - a - b) * from_whitened + from_sasrec + b * share
+            return mixed
+        backed: FloatArray = b * ((1 - a) * from_whitened + from_sasrec)
+        return backed if evidence is None else backed + evidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +102,12 @@ class Fusion:
         return self.joining.scores(self.parts(histories))
 
     def parts(self, histories: Histories) -> dict[str, FloatArray]:
-        """Log-probabilities (n, num_items) of each part; at least one history, none of them empty."""
+        """(n, num_items) of each part: log-probabilities, and item-kNN's evidence; at least one history, none of them empty."""
         found = {"whitened": self._whitened(self.decoder.encode(histories))}
         if self.sasrec is not None and self.joining.sasrec:
             found["sasrec"] = self.sasrec.log_probabilities(histories)
         if self.knn is not None and self.joining.knn:
-            evidence = np.maximum(self.knn.scores(histories), 0)
-            found["knn"] = np.log(evidence / np.maximum(evidence.sum(axis=1, keepdims=True), 1e-12) + SMALL)
+            found["knn"] = np.maximum(self.knn.scores(histories), 0)
         return found
 
     def _whitened(self, queries: NDArray[np.float32]) -> FloatArray:
@@ -111,7 +119,15 @@ class Fusion:
 
 def fused(bench: Bench, *, parts: tuple[str, ...]) -> Fitted:
     """``parts``: sasrec, knn, or both."""
-    depends = [bench.model_key, *(bench.depends(name) for name in ("sasrec", "item-knn")), WEIGHTS, SHARES, TEMPERING, TUNING_SAMPLES]
+    depends = [
+        bench.model_key,
+        *(bench.depends(name) for name in ("sasrec", "item-knn")),
+        WEIGHTS,
+        SHARES,
+        STRENGTHS,
+        TEMPERING,
+        TUNING_SAMPLES,
+    ]
     chosen = bench.store.record(f"fusion-{'-'.join(parts)}-tuning", depends, partial(_search, bench, parts))
     system = _fusion(bench, parts, Joining(**chosen["best"]))
     total = bench.num_language_parameters + (num_parameters(system.sasrec) if system.sasrec is not None else 0)
@@ -120,10 +136,14 @@ def fused(bench: Bench, *, parts: tuple[str, ...]) -> Fitted:
 
 def joinings(parts: tuple[str, ...]) -> list[Joining]:
     """All that are tried."""
-    pairs = [product(*(weights if name in parts else (0.0,) for name in ("sasrec", "knn"))) for weights in (WEIGHTS, SHARES)]
-    log_linear = [Joining(sasrec, knn) for sasrec, knn in pairs[0]]
-    shares = [(sasrec, knn) for sasrec, knn in pairs[1] if 0 < sasrec + knn < 1]
-    return log_linear + [Joining(sasrec, knn, tempering) for sasrec, knn in shares for tempering in TEMPERING]
+
+    def pairs(sasrec: Sequence[float], knn: Sequence[float]) -> list[tuple[float, float]]:
+        return list(product(*(weights if name in parts else (0.0,) for name, weights in (("sasrec", sasrec), ("knn", knn)))))
+
+    log_linear = [Joining("log-linear", *pair) for pair in pairs(WEIGHTS, WEIGHTS)]
+    mixture = [Joining("mixture", *pair, t) for pair in pairs(SHARES, SHARES) if 0 < sum(pair) < 1 for t in TEMPERING]
+    back_off = [Joining("back-off", *pair, t) for pair in pairs(SHARES, STRENGTHS) for t in TEMPERING] if "knn" in parts else []
+    return log_linear + mixture + back_off
 
 
 def _fusion(bench: Bench, parts: tuple[str, ...], joining: Joining) -> Fusion:
@@ -135,7 +155,7 @@ def _fusion(bench: Bench, parts: tuple[str, ...], joining: Joining) -> Fusion:
 
 def _search(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
     started, split = time.perf_counter(), bench.inputs.valid.latest(TUNING_SAMPLES)
-    everything = _fusion(bench, parts, Joining(1.0, 1.0))
+    everything = _fusion(bench, parts, Joining("mixture", 1.0, 1.0))
     candidates = joinings(parts)
     ranks: list[list[NDArray[np.int64]]] = [[] for _ in candidates]
     for start in range(0, len(split), SAMPLES_PER_BLOCK):

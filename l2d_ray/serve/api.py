@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi_offline import FastAPIOffline
 
 from l2d_ray.decode.settings import DecoderName
 from l2d_ray.errors import UnavailableError
@@ -49,7 +50,7 @@ def build_api(
     """
     access = access or AccessControl(None)
     management = Management(recommender)
-    api = FastAPI(title="l2d_ray", description=DESCRIPTION)
+    api = FastAPIOffline(title="l2d_ray", description=DESCRIPTION)
     problems.install(api)
     _add_recommendations(api, recommender, access)
     add_state_routes(api, management, access)

@@ -99,22 +99,27 @@ def test_a_fusion_without_weights_ranks_as_the_decoder_and_weights_add_what_othe
     histories = bench.inputs.test.samples.histories
     system = bench.fitted("default+both").system
     decoder = bench.inputs.run.decoder.recommend(histories, 20, decoder="whitened").ids
-    for tempering in (None, 1.0):
-        alone = replace(system, joining=Joining(0.0, 0.0, tempering))
+    for way in ("log-linear", "mixture"):
+        alone = replace(system, joining=Joining(way, 0.0, 0.0))
         assert (alone.rank(histories, 20) == decoder).mean() > 0.99
         assert set(alone.parts(histories)) == {"whitened"}
     evidence = system.knn.scores(histories)
-    for knn_only in (Joining(0.0, 1e4), Joining(0.0, 1.0, 1.0)):
+    for knn_only in (Joining("log-linear", 0.0, 1e4), Joining("mixture", 0.0, 1.0), Joining("back-off", 0.0, 1e-9)):
         first = replace(system, joining=knn_only).rank(histories, 1)[:, 0]
         assert (evidence[np.arange(len(first)), first] == evidence.max(axis=1)).all()
     tried = [settings for settings, _ in bench.fitted("default+both").tried]
-    assert len(tried) == len({tuple(settings.values()) for settings in tried}) == len(joinings(("sasrec", "knn"))) == 49 + 56
+    assert len(tried) == len({tuple(settings.values()) for settings in tried}) == len(joinings(("sasrec", "knn"))) == 49 + 56 + 120
 
 
-def test_a_mixture_is_one_of_probabilities():
-    logs = {"whitened": np.log([[0.7, 0.2, 0.1]]), "sasrec": np.log([[0.1, 0.8, 0.1]])}
-    joined = Joining(0.4, 0.0, 1.0).scores(logs)
-    np.testing.assert_allclose(joined, [[0.6 * 0.7 + 0.4 * 0.1, 0.6 * 0.2 + 0.4 * 0.8, 0.1]])
+def test_a_mixture_is_one_of_probabilities_and_backing_off_weighs_the_evidence():
+    parts = {"whitened": np.log([[0.7, 0.2, 0.1]]), "sasrec": np.log([[0.1, 0.8, 0.1]]), "knn": np.array([[0.0, 0.0, 3.0]])}
+    model = 0.6 * np.array([[0.7, 0.2, 0.1]]) + 0.4 * np.array([[0.1, 0.8, 0.1]])
+    np.testing.assert_allclose(Joining("mixture", 0.4, 0.0).scores(parts), model)
+    np.testing.assert_allclose(Joining("mixture", 0.2, 0.5).scores(parts), [[0.3 * 0.7 + 0.02, 0.3 * 0.2 + 0.16, 0.03 + 0.02 + 0.5]])
+    backed = Joining("back-off", 0.4, 2.0).scores(parts)
+    np.testing.assert_allclose(backed / backed.sum(), (parts["knn"] + 2 * model) / 5)
+    parts["knn"] *= 0
+    np.testing.assert_allclose(Joining("back-off", 0.4, 2.0).scores(parts), 2 * model)
 
 
 def test_finished_results_are_read_and_not_made_again(bench, figures, config, monkeypatch):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import httpx
 import pytest
@@ -48,7 +49,16 @@ def test_an_answer_is_the_documented_one(api: FastAPI):
     assert set(schema["paths"][ROUTE]["post"]["responses"]) == {"200", "400", "401", "403", "413", "415", "422", "429", "503"}
     assert {"Problem", "RecommendationAnswer"} <= set(schema["components"]["schemas"])
     assert "HTTPValidationError" not in schema["components"]["schemas"]
-    assert "swagger" in send(api, "GET", "/docs").text
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_the_documentation_needs_nothing_from_elsewhere(api: FastAPI, page: str):
+    shown = send(api, "GET", page).text
+    named = re.findall(r"(?:src|href)=[\"']([^\"']+)", shown)
+    assert any(address.endswith(".js") for address in named)
+    for address in named:
+        assert address.startswith("/static-offline-docs/")
+        assert send(api, "GET", address).status_code == 200
 
 
 @pytest.mark.parametrize(
