@@ -1,79 +1,39 @@
 """Jobs on a real cluster, as its users run them: ``ray start``, then ``ray job submit`` with the code as working directory."""
 
 import json
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.loading import load_checkpoint
+from tests.clusters import Cluster, started_cluster
 from tests.toys import SHAPE, TITLES, VOCAB_SIZE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
-RAY = Path(sys.executable).with_name("ray")
-START_TIMEOUT_S = 180
 EXCLUDED = [".venv", ".git", "runs", "docs", "*.egg-info", "**/__pycache__"]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    dashboard: str
-    environment: dict[str, str]
-
-    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(RAY), "job", arguments[0], "--address", self.dashboard, *arguments[1:]]
-        return subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    def submit(self, name: str, job: str, settings: list[str]) -> tuple[subprocess.CompletedProcess[str], str]:
-        """Run a job to its end; returns what the client said, and the job's own output."""
-        code = ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps({"excludes": EXCLUDED})]
-        done = self.ray("submit", "--submission-id", name, *code, "--", sys.executable, "-m", f"jobs.{job}", *settings)
-        return done, self.ray("logs", name).stdout
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [s.getsockname()[1] for s in sockets]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[Cluster]:
-    """``ray start --head --block`` in a session of its own, all ports free ones, so that other clusters are left alone."""
-    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    temp_dir = Path("/tmp") / f"l2d-{os.getpid()}"  # short: Ray keeps sockets below it, whose paths must be under 108 bytes
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    command = [str(RAY), "start", "--head", "--block", "--num-cpus=4", "--include-dashboard=true", "--disable-usage-stats"]
-    command += [f"--temp-dir={temp_dir}", "--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"]
-    command += ["--object-store-memory=300000000", *(f"--{name}={port}" for name, port in ports.items())]
-    log_path = tmp_path_factory.mktemp("cluster") / "ray.log"
-    with log_path.open("w") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=log_path.parent)
-    cluster = Cluster(f"http://127.0.0.1:{ports['dashboard-port']}", environment)
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while cluster.ray("list").returncode != 0:
-            assert head.poll() is None, log_path.read_text()
-            assert time.monotonic() < deadline, log_path.read_text()
-            time.sleep(1)
+    with started_cluster(tmp_path_factory.mktemp("cluster"), {"RAY_AUTH_MODE": "disabled"}) as cluster:
         yield cluster
-    finally:
-        os.killpg(head.pid, signal.SIGKILL)
-        head.wait()
-        shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def job_command(cluster: Cluster, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return cluster.run("ray", "job", command, "--address", cluster.dashboard, *arguments)
+
+
+def submit(cluster: Cluster, name: str, job: str, settings: list[str]) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run a job to its end; returns what the client said, and the job's own output."""
+    code = ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps({"excludes": EXCLUDED})]
+    done = job_command(cluster, "submit", "--submission-id", name, *code, "--", sys.executable, "-m", f"jobs.{job}", *settings)
+    return done, job_command(cluster, "logs", name).stdout
 
 
 def write_inputs(folder: Path) -> list[str]:
@@ -101,9 +61,9 @@ def write_inputs(folder: Path) -> list[str]:
 
 def run_job(cluster: Cluster, job: str, settings: list[str]) -> dict[str, object]:
     """Run a job that must succeed; returns the JSON line it printed last."""
-    done, logs = cluster.submit(job, job, settings)
+    done, logs = submit(cluster, job, job, settings)
     assert done.returncode == 0, done.stdout + done.stderr + logs
-    status = cluster.ray("status", job)
+    status = job_command(cluster, "status", job)
     assert f"Job '{job}' succeeded" in status.stdout
     lines = [line for line in logs.splitlines() if line.startswith('{"job"')]
     return json.loads(lines[-1])
@@ -122,6 +82,6 @@ def test_jobs_run_on_the_cluster_they_are_submitted_to(cluster, tmp_path):
 
 
 def test_a_relative_run_directory_is_refused_inside_the_cluster(cluster):
-    done, logs = cluster.submit("relative", "prepare_data", ["run_dir=runs/lost"])
+    done, logs = submit(cluster, "relative", "prepare_data", ["run_dir=runs/lost"])
     assert done.returncode != 0
     assert "give an absolute path that every node of the cluster sees" in logs

@@ -65,7 +65,7 @@ def test_every_metric_is_on_the_dashboard():
 
 def test_labels_tell_nothing_of_users_and_titles():
     labels = set.union(*(labels for _, labels in METRICS.values()))
-    assert labels == {"route", "status", "decoder", "version", "arm", "stage", "part", "kind"}
+    assert labels == {"route", "status", "decoder", "version", "arm", "stage", "part", "kind", "how"}
 
 
 def test_panels_have_places_of_their_own():

@@ -23,7 +23,7 @@ from l2d_ray.serve.latent_map import map_of
 from l2d_ray.serve.messages import RecommendationAnswer
 from l2d_ray.serve.observed import Observed
 from l2d_ray.serve.on_ray.backend import HandleBackend
-from l2d_ray.serve.on_ray.metrics import IngressMetrics
+from l2d_ray.serve.on_ray.metrics import IngressMetrics, repeat_gauges
 from l2d_ray.serve.on_ray.parts import LOST, Part
 from l2d_ray.serve.on_ray.tracing import note_stages
 from l2d_ray.serve.service import Recommender
@@ -60,6 +60,7 @@ class Ingress:
         )
         self._backend.prepare = self._recommender.prepare
         self._following = asyncio.get_running_loop().create_task(self._follow())
+        self._repeating = asyncio.get_running_loop().create_task(repeat_gauges(self._metrics))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Middlewares from the inside out."""

@@ -1,13 +1,15 @@
 """What the service counts, by Ray's own metrics, which Prometheus reads from every node; no title and no user_id is in a label.
 
-Ray adds the labels deployment, replica and application. Names in Prometheus begin with ``ray_``: ``ray_l2d_requests_total``.
+Ray adds the labels deployment, replica and application. Names in Prometheus begin with ``ray_``: ``ray_l2d_requests_total``. Ray exports a
+gauge only in the interval in which it was set (seen in 2.60), so the last values are set again and again (``repeat``).
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
@@ -19,6 +21,39 @@ STAGES: Final = tuple(TimingsMs.model_fields)
 MS_BOUNDARIES: Final = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000]
 SIZE_BOUNDARIES: Final = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 NO_ARM: Final = "none"
+
+REPEAT_S: Final = 2.0
+"""Less than the interval in which Ray exports, 10 seconds unless it is told otherwise."""
+
+
+class Kept:
+    """A gauge that knows its last values."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._values: dict[tuple[tuple[str, str], ...], float] = {}
+
+    def set(self, value: float, **tags: str) -> None:
+        self._values[tuple(sorted(tags.items()))] = value
+        self._gauge.set(value, tags=tags)
+
+    def repeat(self) -> None:
+        for tags, value in self._values.items():
+            self._gauge.set(value, tags=dict(tags))
+
+
+class Repeating(Protocol):
+    """Metrics with gauges."""
+
+    def repeat(self) -> None:
+        """Set all gauges to what they are."""
+
+
+async def repeat_gauges(metrics: Repeating) -> None:
+    """For the life of a replica."""
+    while True:
+        metrics.repeat()
+        await asyncio.sleep(REPEAT_S)
 
 
 class IngressMetrics:
@@ -33,11 +68,11 @@ class IngressMetrics:
         self._partial = Counter("l2d_partial_answers", description="Recommendations without some shard.")
         self._stage_ms = Histogram("l2d_stage_ms", description="Stages of a request.", boundaries=MS_BOUNDARIES, tag_keys=("stage",))
         self._batch = Histogram("l2d_batch_size", description="Jobs of one call.", boundaries=SIZE_BOUNDARIES, tag_keys=("part",))
-        self._waiting = Gauge("l2d_waiting", description="Jobs that wait for a call.", tag_keys=("part",))
+        self._waiting = Kept(Gauge("l2d_waiting", description="Jobs that wait for a call.", tag_keys=("part",)))
         self._lost = Counter("l2d_unanswered", description="Questions that a part did not answer in time.", tag_keys=("part",))
         self._retried = Counter("l2d_retried_calls", description="Calls made again, since a replica died.", tag_keys=("part",))
         self._cached = Counter("l2d_cached_states", description="Histories whose query vector was still there.")
-        self._version = Gauge("l2d_memory_version", description="Memory version that answers requests which name none.")
+        self._version = Kept(Gauge("l2d_memory_version", description="Memory version that answers requests which name none."))
         self._switches = Counter("l2d_version_switches", description="Changes of that version.")
 
     def request(self, route: str, status: int, took_ms: float) -> None:
@@ -57,7 +92,7 @@ class IngressMetrics:
 
         def note(size: int, num_waiting: int) -> None:
             self._batch.observe(size, tags={"part": part})
-            self._waiting.set(num_waiting, tags={"part": part})
+            self._waiting.set(num_waiting, part=part)
 
         return note
 
@@ -73,6 +108,10 @@ class IngressMetrics:
     def switched(self, versions: ServedVersions) -> None:
         self._version.set(versions.current)
         self._switches.inc()
+
+    def repeat(self) -> None:
+        self._waiting.repeat()
+        self._version.repeat()
 
 
 class EncoderMetrics:
@@ -91,11 +130,14 @@ class UpdaterMetrics:
     """Of the updater."""
 
     def __init__(self) -> None:
-        self._version = Gauge("l2d_updated_memory_version", description="Newest memory version that the updater has made an index of.")
-        self._round_s = Gauge("l2d_update_seconds", description="Time of the last round that made one.")
+        self._version = Kept(
+            Gauge("l2d_updated_memory_version", description="Newest memory version that the updater has made an index of.")
+        )
+        self._round_s = Kept(Gauge("l2d_update_seconds", description="Time of the last round that made one."))
         self._failed = Counter("l2d_failed_updates", description="Rounds that ended in an error and are made again.")
-        self._pending = Gauge("l2d_pending", description="What the memory does not have yet.", tag_keys=("kind",))
+        self._pending = Kept(Gauge("l2d_pending", description="What the memory does not have yet.", tag_keys=("kind",)))
         self._oldest_s = Gauge("l2d_oldest_pending_seconds", description="Age of the oldest interaction that the memory does not have.")
+        self._oldest_at: float | None = None
 
     def updated(self, version: int, took_s: float) -> None:
         self._version.set(version)
@@ -107,5 +149,10 @@ class UpdaterMetrics:
     def backlog(self, backlog: Backlog) -> None:
         counts = {"interactions": backlog.num_interactions, "edits": backlog.num_edits, "forgotten": backlog.num_forgotten}
         for kind, count in counts.items():
-            self._pending.set(count, tags={"kind": kind})
-        self._oldest_s.set(0 if backlog.oldest_at is None else max(0.0, time.time() - backlog.oldest_at))
+            self._pending.set(count, kind=kind)
+        self._oldest_at = backlog.oldest_at
+
+    def repeat(self) -> None:
+        for kept in (self._version, self._round_s, self._pending):
+            kept.repeat()
+        self._oldest_s.set(0 if self._oldest_at is None else max(0.0, time.time() - self._oldest_at))

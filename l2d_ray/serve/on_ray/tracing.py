@@ -22,7 +22,7 @@ STAGES: Final = ("tokenize", "encode", "search", "merge")
 """In order of time."""
 
 
-def otlp(file_name: str) -> list[Any]:
+def otlp() -> list[Any]:
     """Span processors that send to an OTLP collector over HTTP; Serve calls this once in every process."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor

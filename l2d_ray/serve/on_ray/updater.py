@@ -22,7 +22,7 @@ from l2d_ray.errors import L2DError
 from l2d_ray.model.loading import LanguageModel
 from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.artefacts import ServedArtefacts
-from l2d_ray.serve.on_ray.metrics import UpdaterMetrics
+from l2d_ray.serve.on_ray.metrics import UpdaterMetrics, repeat_gauges
 from l2d_ray.serve.on_ray.parts import LOST, Part
 from l2d_ray.serve.upkeep import TextEncoder, Upkeep, Writing
 from l2d_ray.store.open import open_store
@@ -55,6 +55,7 @@ class Updater:
             num_previous=arguments.kept_versions,
         )
         self._working = self._loop.create_task(self._work())
+        self._repeating = self._loop.create_task(repeat_gauges(self._metrics))
 
     async def ping(self) -> int:
         """The process's id."""

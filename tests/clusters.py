@@ -1,0 +1,65 @@
+"""Ray as its users start it: ``ray start`` in processes of their own, all ports free ones, so that other clusters are left alone."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPTS = Path(sys.executable).parent
+START_TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head node; its commands run with this environment."""
+
+    dashboard: str
+    environment: dict[str, str]
+    folder: Path
+    temp_dir: Path
+
+    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """One of the environment's scripts, to its end."""
+        command = [str(SCRIPTS / script), *arguments]
+        return subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True, text=True, check=False)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [s.getsockname()[1] for s in sockets]
+
+
+@contextmanager
+def started_cluster(folder: Path, environment: Mapping[str, str], *, num_cpus: int = 4) -> Iterator[Cluster]:
+    """``ray start --head --block`` in a session of its own, killed at the end; ``folder`` is where its commands run and its log is."""
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    temp_dir = Path("/tmp") / f"l2d-{os.getpid()}-{ports['port']}"  # short: Ray keeps sockets below it, whose paths must be under 108 bytes
+    inherited = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    command = [str(SCRIPTS / "ray"), "start", "--head", "--block", f"--num-cpus={num_cpus}", "--include-dashboard=true"]
+    command += ["--disable-usage-stats", f"--temp-dir={temp_dir}", "--node-ip-address=127.0.0.1", "--min-worker-port=0"]
+    command += ["--max-worker-port=0", "--object-store-memory=300000000", *(f"--{name}={port}" for name, port in ports.items())]
+    dashboard = f"http://127.0.0.1:{ports['dashboard-port']}"
+    cluster = Cluster(dashboard, inherited | {"OMP_NUM_THREADS": "1"} | dict(environment), folder, temp_dir)
+    log_path = folder / "ray.log"
+    with log_path.open("w") as log:
+        head = subprocess.Popen(command, env=cluster.environment, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while cluster.run("ray", "job", "list", "--address", dashboard).returncode != 0:
+            assert head.poll() is None, log_path.read_text()
+            assert time.monotonic() < deadline, log_path.read_text()
+            time.sleep(1)
+        yield cluster
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        shutil.rmtree(temp_dir, ignore_errors=True)
