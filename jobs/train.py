@@ -36,7 +36,7 @@ def main(config: RunConfig) -> dict[str, Any]:
     catalogue = Catalogue.read(config.data_dir / "items.parquet")
     base = base_model(config, catalogue, device)
     if isinstance(config.train, str):
-        checkpoint = save_checkpoint(base, config.checkpoint_dir)
+        checkpoint = save_checkpoint(base, config.checkpoint_dir, cpu_dtype=config.model.cpu_dtype)
     else:
         with connect(config.ray.address, config.ray.num_cpus):
             settings = config.train.filled(from_scratch=resolve_name(config.model.name, device) == "mini")
@@ -102,7 +102,8 @@ def _fine_tune(
         max_failures=settings.max_failures,
     )
     trained = load_for_training(result.model_dir, dtype=torch.bfloat16 if settings.precision == "bf16" else torch.float32, lora=None)
-    return save_checkpoint(LanguageModel(trained, base.tokenizer, base.settings, ""), config.checkpoint_dir), result.curve
+    finished = LanguageModel(trained, base.tokenizer, base.settings, "")
+    return save_checkpoint(finished, config.checkpoint_dir, cpu_dtype=config.model.cpu_dtype), result.curve
 
 
 def _run_key(config: RunConfig, settings: TrainConfig, base_fingerprint: str) -> str:

@@ -138,7 +138,7 @@ def joinings(parts: tuple[str, ...]) -> list[Joining]:
     """All that are tried."""
 
     def pairs(sasrec: Sequence[float], knn: Sequence[float]) -> list[tuple[float, float]]:
-        return list(product(*(weights if name in parts else (0.0,) for name, weights in (("sasrec", sasrec), ("knn", knn)))))
+        return list(product(sasrec if "sasrec" in parts else (0.0,), knn if "knn" in parts else (0.0,)))
 
     log_linear = [Joining("log-linear", *pair) for pair in pairs(WEIGHTS, WEIGHTS)]
     mixture = [Joining("mixture", *pair, t) for pair in pairs(SHARES, SHARES) if 0 < sum(pair) < 1 for t in TEMPERING]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +27,7 @@ from l2d_ray.text.prompts import PromptFormat, PromptSettings, prompt_format
 
 METADATA = "l2d.json"
 LAYER = "last, after the final norm"
+CpuDtype = Literal["float32", "bfloat16"]
 _PROMPT_FIELDS = {field.name for field in fields(PromptSettings)}
 
 
@@ -97,8 +98,12 @@ def load_pretrained(name: str, settings: PromptSettings, *, dtype: torch.dtype =
     return LanguageModel(model, tokenizer, settings, "")
 
 
-def save_checkpoint(language_model: LanguageModel, destination: Path) -> LanguageModel:
-    """Write the folder whole or not at all (replacing one that is there); returns the model with its fingerprint."""
+def save_checkpoint(language_model: LanguageModel, destination: Path, *, cpu_dtype: CpuDtype = "float32") -> LanguageModel:
+    """Write the folder whole or not at all (replacing one that is there); returns the model with its fingerprint.
+
+    Args:
+        cpu_dtype: in which every CPU that loads the checkpoint is to compute.
+    """
     partial = destination.with_name(destination.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     hf_logging.disable_progress_bar()
@@ -110,6 +115,7 @@ def save_checkpoint(language_model: LanguageModel, destination: Path) -> Languag
         "fingerprint": fingerprint,
         "layer": LAYER,
         "dim": language_model.dim,
+        "cpu_dtype": cpu_dtype,
         "prompts": asdict(language_model.settings),
     }
     (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
@@ -122,10 +128,11 @@ def load_checkpoint(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
     """Read a checkpoint that this project wrote; ArtefactError where it is missing, damaged or not what l2d.json says.
 
     Args:
-        dtype: None means bfloat16 on a CUDA device and float32 elsewhere.
+        dtype: None means bfloat16 on a CUDA device and what the checkpoint says (float32 unless it was asked for) elsewhere.
     """
     settings, fingerprint = verify_checkpoint(folder)
-    usual = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    is_narrow = device.startswith("cuda") or read_metadata(folder).get("cpu_dtype") == "bfloat16"
+    usual = torch.bfloat16 if is_narrow else torch.float32
     loaded = load_pretrained(str(folder), settings, dtype=dtype or usual)
     return LanguageModel(loaded.model.to(device).eval(), loaded.tokenizer, settings, fingerprint)
 

@@ -13,7 +13,7 @@ from l2d_ray.decode.settings import DecoderName
 from l2d_ray.errors import UnavailableError
 from l2d_ray.serve import problems
 from l2d_ray.serve.access import AccessControl, Caller
-from l2d_ray.serve.edge import MAX_BODY_BYTES, BodyLimit, RequestIds
+from l2d_ray.serve.edge import MAX_BODY_BYTES, MAX_BODY_S, BodyLimit, RequestIds
 from l2d_ray.serve.latent_map import DrawnMap, LatentMap
 from l2d_ray.serve.management import Management
 from l2d_ray.serve.messages import (
@@ -41,6 +41,7 @@ def build_api(
     *,
     draw_map: Callable[[int], LatentMap] | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    max_body_s: float = MAX_BODY_S,
 ) -> FastAPI:
     """Routes that answer with this recommender.
 
@@ -58,7 +59,7 @@ def build_api(
     add_page(api)
     if draw_map is not None:
         _add_map(api, recommender, access, DrawnMap(draw_map))
-    api.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    api.add_middleware(BodyLimit, max_bytes=max_body_bytes, max_s=max_body_s)
     api.add_middleware(RequestIds)
     return api
 

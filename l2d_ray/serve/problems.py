@@ -23,7 +23,13 @@ OF_ALL: Final = (
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
 """What any route behind access control may answer; then also those with a body, those about an item, and those with both."""
-OF_BODIES: Final = (*OF_ALL, HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+OF_BODIES: Final = (
+    *OF_ALL,
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+)
 OF_ITEMS: Final = (*OF_ALL, HTTPStatus.NOT_FOUND)
 OF_ITEM_BODIES: Final = (*OF_BODIES, HTTPStatus.NOT_FOUND)
 

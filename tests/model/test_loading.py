@@ -55,6 +55,19 @@ def test_round_trip(tmp_path):
     assert not loaded.model.training
 
 
+def test_a_cpu_computes_in_bfloat16_where_the_checkpoint_was_to_and_the_states_are_near(tmp_path):
+    narrow, wide = tmp_path / "narrow", tmp_path / "wide"
+    fingerprints = {
+        save_checkpoint(tiny_model(), narrow, cpu_dtype="bfloat16").fingerprint,
+        save_checkpoint(tiny_model(), wide).fingerprint,
+    }
+    assert len(fingerprints) == 1
+    models = [load_checkpoint(folder).model for folder in (narrow, wide)]
+    assert [next(model.parameters()).dtype for model in models] == [torch.bfloat16, torch.float32]
+    near, exact = (Encoder(model).encode([np.arange(4, 40, dtype=np.int32)]) for model in models)
+    assert 0 < np.abs(near - exact).max() < 0.05 * np.abs(exact).max()
+
+
 def test_the_folder_is_a_plain_hugging_face_model(whole):
     model = AutoModelForCausalLM.from_pretrained(whole)
     tokenizer = AutoTokenizer.from_pretrained(whole)

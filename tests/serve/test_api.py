@@ -46,7 +46,7 @@ def test_an_answer_is_the_documented_one(api: FastAPI):
     assert response.status_code == 200
     assert len(RecommendationAnswer.model_validate_json(response.content).items) == 3
     schema = send(api, "GET", "/openapi.json").json()
-    assert set(schema["paths"][ROUTE]["post"]["responses"]) == {"200", "400", "401", "403", "413", "415", "422", "429", "503"}
+    assert set(schema["paths"][ROUTE]["post"]["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "422", "429", "503"}
     assert {"Problem", "RecommendationAnswer"} <= set(schema["components"]["schemas"])
     assert "HTTPValidationError" not in schema["components"]["schemas"]
 

@@ -4,6 +4,7 @@ import itertools
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -15,12 +16,14 @@ from l2d_ray.client import Client
 from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import ArtefactError, RequestError, UnavailableError
 from l2d_ray.serve.arguments import ServeArguments
+from l2d_ray.serve.edge import MAX_BODY_S
 from l2d_ray.serve.messages import Problem, RecommendationAnswer
 from l2d_ray.serve.on_ray import build_app
 from l2d_ray.serve.state_messages import ServiceStatus
 
 pytestmark = pytest.mark.slow
 ROUTE = "/v1/recommendations"
+HEAD = f"POST {ROUTE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def unused_port() -> int:
@@ -138,6 +141,24 @@ def test_more_requests_than_there_is_room_for_are_refused_not_kept_waiting(tiny_
     assert {tuple(ids_of(RecommendationAnswer.model_validate_json(a.content))) for a in answers if a.status_code == 200} == {
         tuple(tiny_run.expected_ids([1], 5))
     }
+
+
+@pytest.mark.parametrize(
+    "sent", ["POST /v1/rec", HEAD, HEAD + "Content-Length: 100\r\n\r\n", HEAD + 'Content-Length: 100\r\n\r\n{"history": ["it']
+)
+def test_half_sent_requests_hold_nobody_up_and_are_ended(service: str, client: Client, sent: str):
+    expected = ids_of(client.recommend(history=["item-01"]))
+    host, port = service.removeprefix("http://").split(":")
+    with ExitStack() as open_ones:
+        halves = [open_ones.enter_context(socket.create_connection((host, int(port)))) for _ in range(100)]
+        for half in halves:
+            half.sendall(sent.encode())
+        for _ in range(5):
+            assert ids_of(client.recommend(history=["item-01"])) == expected
+        if "Content-Length" in sent:
+            halves[0].settimeout(4 * MAX_BODY_S)
+            assert b" 408 " in halves[0].recv(1000).split(b"\r\n")[0]
+    assert ids_of(client.recommend(history=["item-01"])) == expected
 
 
 def test_a_checkpoint_that_did_not_make_the_index_is_refused_before_anything_is_deployed(tiny_run, other_checkpoint: Path):

@@ -144,6 +144,18 @@ def test_a_body_without_a_length_is_cut_off_where_it_passes_the_limit(artefacts,
     assert num_sent <= 12_000
 
 
+def test_a_body_that_does_not_come_to_its_end_is_waited_for_no_longer(artefacts, backend):
+    api = build_api(recommender_of(artefacts, backend), max_body_s=0.2)
+
+    async def stopping():
+        yield b'{"history": ["it'
+        await asyncio.sleep(LONGEST_S)
+
+    response = asyncio.run(exchange(api, "POST", "/v1/recommendations", content=stopping(), headers=JSON))
+    assert response.status_code == 408
+    assert "within 0.2 seconds" in Problem.model_validate_json(response.content).detail
+
+
 @pytest.mark.parametrize(("sent", "kept"), [("abc-1/2", True), ("a" * 129, False), ("a b", False), ("", False)])
 def test_a_usable_request_id_is_kept(api: FastAPI, sent: str, kept: bool):
     response = asyncio.run(exchange(api, "POST", "/v1/recommendations", json={"history": ["item-01"]}, headers={"X-Request-ID": sent}))
