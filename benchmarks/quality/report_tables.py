@@ -9,6 +9,7 @@ METRICS: Final = tuple(f"{name}@{k}" for name in ("recall", "ndcg") for k in (10
 SUBSET_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@10")
 ABLATION_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@20")
 TRAINING_SYSTEMS: Final = ("item-knn", "l2d-g", "l2d-l", "l2d-w")
+TRAINING_METRICS: Final = ("recall@10", "recall@50")
 SLICES: Final = ("dense", "sparse", "long", "short")
 
 Result = Mapping[str, Any]
@@ -179,13 +180,16 @@ def _memory_claims(result: Result) -> Iterable[list[str]]:
 
 
 def training_table(lines: Iterable[Result]) -> str:
+    columns = [("valid", system, metric) for system in TRAINING_SYSTEMS for metric in TRAINING_METRICS]
+    columns += [("test", TRAINING_SYSTEMS[-1], metric) for metric in TRAINING_METRICS]
     rows = []
-    for line in sorted(lines, key=lambda line: (line["data"], line.get("item_loss_weight", 0.0), line["num_epochs"])):
+    for line in sorted(
+        lines, key=lambda line: (line["data"], line["num_parameters"], line.get("item_loss_weight", 0.0), line["num_epochs"])
+    ):
         cells = [line["data"], f"{line['num_parameters']:,}", f"{line.get('item_loss_weight', 0.0):g}", str(line["num_epochs"])]
-        valid = line["valid"]
-        rows.append([*cells, *(f"{valid[system][metric]:.4f}" for system in TRAINING_SYSTEMS for metric in ("recall@10", "recall@50"))])
-    figures = [f"{system} {metric}" for system in TRAINING_SYSTEMS for metric in ("recall@10", "recall@50")]
-    return table(["data", "parameters", "item loss", "epochs", *figures], rows)
+        rows.append([*cells, *(f"{line[split][system][metric]:.4f}" for split, system, metric in columns)])
+    heads = [f"{'test ' if split == 'test' else ''}{system} {metric}" for split, system, metric in columns]
+    return table(["data", "parameters", "item loss", "epochs", *heads], rows)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
