@@ -136,7 +136,7 @@ def test_a_table_is_markdown():
 
 def test_trainings_are_told_in_the_order_of_their_settings():
     valid = {name: dict.fromkeys(METRICS, 0.25) for name in ("item-knn", "l2d-g", "l2d-l", "l2d-w")}
-    line = {"data": "toys", "num_parameters": 1234, "valid": valid}
+    line = {"data": "toys", "num_parameters": 1234, "valid": valid, "test": valid}
     text = report({}, {"b": line | {"num_epochs": 8, "item_loss_weight": 3.0}, "": line | {"num_epochs": 5}})
     first, second = (text.index(f"| toys | 1,234 | {weight} | {epochs} | 0.2500 |") for weight, epochs in ((0, 5), (3, 8)))
     assert first < second
