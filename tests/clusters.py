@@ -37,6 +37,10 @@ def free_ports(count: int) -> list[int]:
         return [s.getsockname()[1] for s in sockets]
 
 
+def unused_port() -> int:
+    return free_ports(1)[0]
+
+
 @contextmanager
 def started_cluster(folder: Path, environment: Mapping[str, str], *, num_cpus: int = 4) -> Iterator[Cluster]:
     """``ray start --head --block`` in a session of its own, killed at the end; ``folder`` is where its commands run and its log is."""

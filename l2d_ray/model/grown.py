@@ -18,7 +18,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from l2d_ray.model.encoder import Encoder, picked_states
-from l2d_ray.model.shared_prefix import MIN_TOKENS, read_prefix
+from l2d_ray.model.shared_prefix import MIN_TOKENS, additive_mask, read_prefix
 from l2d_ray.text.packing import pack_by_length, pad_batch
 from l2d_ray.text.prompts import TokenIds
 
@@ -83,22 +83,24 @@ class GrowingEncoder:
         if not self._can_continue:
             self._note(sum(map(len, prompts)), 0)
             return self._encoder.encode(prompts)
-        begun = [self.kept.take_beginning(prompt) for prompt in prompts]
-        known = np.array([0 if read is None else read.shape[-2] for read in begun])
+        begun = [self._beginning(prompt) for prompt in prompts]
+        known = np.array([0 if before is None else before.shape[-2] for before in begun])
         lengths = np.array([len(prompt) for prompt in prompts])
-        known[lengths - known > MOST_NEW * lengths] = 0
         states = np.empty((len(prompts), self._encoder.dim), dtype=np.float32)
         for batch in self._batches(known, lengths):
             texts = [prompts[i][known[i] :] for i in batch]
-            parts = [read for i in batch if (read := begun[i]) is not None and known[i]]
+            parts = [before for i in batch if (before := begun[i]) is not None]
             states[batch], read = self._pass(texts, _joined(parts) if parts else None, known[batch])
             for row, i in enumerate(batch):
-                new = read[:, :, row, :, : len(texts[row])]
-                before = begun[i]
-                whole = torch.cat([before, new], dim=-2) if before is not None and known[i] else new.clone()
-                self.kept.keep(prompts[i], whole)
+                new, before = read[:, :, row, :, : len(texts[row])], begun[i]
+                self.kept.keep(prompts[i], new.clone() if before is None else torch.cat([before, new], dim=-2))
         self._note(int((lengths - known).sum()), int(known.sum()))
         return states
+
+    def _beginning(self, prompt: TokenIds) -> torch.Tensor | None:
+        """Keys and values from which the prompt is continued; None where it is read whole."""
+        before = self.kept.take_beginning(prompt)
+        return None if before is None or len(prompt) - before.shape[-2] > MOST_NEW * len(prompt) else before
 
     def _batches(self, known: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """Positions of texts for one pass: those that are read whole, then those that are continued."""
@@ -176,5 +178,5 @@ def _continued(known: NDArray[np.int64], num_tokens: int, num_past: int, like: t
     is_known = torch.arange(num_past, device=like.device) >= num_past - lengths[:, None]
     before = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=like.device).tril()
     visible = torch.cat([is_known[:, None].expand(-1, num_tokens, -1), before.expand(len(known), -1, -1)], dim=-1)
-    mask = torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill_(~visible, torch.finfo(like.dtype).min)
+    mask = additive_mask(visible, like.dtype)
     return {"attention_mask": mask[:, None], "position_ids": lengths[:, None] + torch.arange(num_tokens, device=like.device)}

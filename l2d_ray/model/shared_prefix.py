@@ -44,8 +44,12 @@ class SharedPrefix:
         ``like``.
         """
         visible = torch.ones(num_tokens, len(self) + num_tokens, dtype=torch.bool, device=like.device).tril(len(self))
-        mask = torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill_(~visible, torch.finfo(like.dtype).min)
-        return {"past_key_values": self.cache, "use_cache": True, "attention_mask": mask[None, None]}
+        return {"past_key_values": self.cache, "use_cache": True, "attention_mask": additive_mask(visible, like.dtype)[None, None]}
+
+
+def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to attention scores: 0 where a token is visible, the dtype's least number elsewhere; any shape."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 def as_prefix(token_ids: TokenIds, read: Cache) -> SharedPrefix:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from l2d_ray.errors import ArtefactError, DataError
+from l2d_ray.model.shared_prefix import additive_mask
 from l2d_ray.text.packing import pad_batch
 from l2d_ray.text.prompts import TokenIds
 
@@ -66,8 +67,7 @@ class SharedCache:
         past = self._visible.gather(1, inherited).repeat_interleave(length, dim=1)
         own = torch.kron(torch.eye(width, device=device), torch.ones(length, length, device=device).tril()).bool()
         visible = torch.cat([past, own.expand(num_requests, -1, -1)], dim=-1)
-        mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=device)
-        mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+        mask = additive_mask(visible, self._model.dtype)
         positions = (self._lengths[:, None] + torch.arange(length, device=device)).repeat(1, width)
         self._forward(self._tensor(tokens.reshape(num_requests, -1)), mask[:, None], positions, logits_to_keep=0)
         self._visible = visible[:, length - 1 :: length]

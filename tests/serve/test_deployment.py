@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from l2d_ray.client import Client
 from l2d_ray.serve.on_ray.tracing import STAGES
-from tests.clusters import Cluster, free_ports, started_cluster
+from tests.clusters import Cluster, started_cluster, unused_port
 from tests.serve.test_monitoring import METRICS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -51,8 +50,8 @@ class Collector:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 
 
-@contextmanager
-def collecting() -> Iterator[Collector]:
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
     collector = Collector()
     thread = threading.Thread(target=collector.server.serve_forever)
     thread.start()
@@ -60,12 +59,6 @@ def collecting() -> Iterator[Collector]:
     collector.server.shutdown()
     collector.server.server_close()
     thread.join()
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +79,7 @@ def cluster(tmp_path_factory, collector: Collector) -> Iterator[Cluster]:
 def shipped(tiny_run, cluster: Cluster) -> dict[str, Any]:
     """serve_configs/local.yaml with paths and a port of this test, a state, and spans switched on."""
     config = yaml.safe_load(SHIPPED.read_text())
-    config["http_options"]["port"] = free_ports(1)[0]
+    config["http_options"]["port"] = unused_port()
     config["tracing_config"] = {"enabled": True, "exporter_import_path": "l2d_ray.serve.on_ray.tracing:otlp", "sampling_ratio": 1.0}
     paths = {"checkpoint_dir": str(tiny_run.checkpoint_dir), "index_dir": str(tiny_run.index_dir), "memory_uri": tiny_run.memory_uri}
     config["applications"][0]["args"] |= paths | {"state_url": f"sqlite://{cluster.folder}/state.db", "device": "cpu"}

@@ -20,16 +20,11 @@ from l2d_ray.serve.edge import MAX_BODY_S
 from l2d_ray.serve.messages import Problem, RecommendationAnswer
 from l2d_ray.serve.on_ray import build_app
 from l2d_ray.serve.state_messages import ServiceStatus
+from tests.clusters import unused_port
 
 pytestmark = pytest.mark.slow
 ROUTE = "/v1/recommendations"
 HEAD = f"POST {ROUTE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

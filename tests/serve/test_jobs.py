@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from l2d_ray.index.layout import open_index
 from l2d_ray.memory.table import Memory
+from tests.clusters import unused_port
 
 ROOT = Path(__file__).parents[2]
 OPEN = "serve.access_control=false"
@@ -30,10 +30,7 @@ def run_dir(tiny_run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free: int = probe.getsockname()[1]
-    return free
+    return unused_port()
 
 
 def run_job(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ from l2d_ray.index.layout import generations, read_manifest
 from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.messages import RecommendationAnswer
 from l2d_ray.serve.on_ray import ENCODER, UPDATER, build_app, shard_name
-from tests.serve.test_http import unused_port
+from tests.clusters import unused_port
 
 pytestmark = pytest.mark.slow
 ROUTE = "/v1/recommendations"
