@@ -32,7 +32,8 @@ from l2d_ray.config import RunConfig
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import iter_sequences
 from l2d_ray.index.compressed import choose_num_lists
-from l2d_ray.index.layout import IndexManifest
+from l2d_ray.index.layout import IndexManifest, open_index
+from l2d_ray.index.pairs import pairs_of_memory
 from l2d_ray.index.plan import IndexOptions, finish_index, make_shard, plan_index
 from l2d_ray.memory.entries import EntryBatch, table_of
 from l2d_ray.memory.overview import stored_bytes
@@ -62,6 +63,7 @@ class Measured:
     sequence_bytes: int
     write_s: float
     index_s: float
+    pairs_s: float
     segment_bytes: int
     manifest: IndexManifest
 
@@ -107,13 +109,17 @@ def measure(folder: Path, num_entries: int, dim: int) -> Measured:
         memory = memory.append(memory.write(table_of([batch])), message="rows", sequences=(*memory.state.sequences, remember(uri, batch)))
         waited += time.perf_counter() - made
     del started
-    planned = plan_index(memory, NUM_SHARDS, index_dir, options=IndexOptions(kind="exact"))
+    planned = plan_index(memory, NUM_SHARDS, index_dir, options=IndexOptions(kind="exact", has_pairs=False))
     started = time.perf_counter()
     manifest = finish_index(planned, memory, [make_shard(planned, shard) for shard in range(NUM_SHARDS)])
     index_s = time.perf_counter() - started
+    statistics = open_index(index_dir).shard(0, with_entries=False).statistics
+    started = time.perf_counter()
+    pairs_of_memory(memory, statistics)
+    pairs_s = time.perf_counter() - started
     segments = sum(path.stat().st_size for path in index_dir.rglob("segment-*/*"))
     sequence_bytes = stored_bytes(f"{uri}/files")
-    measured = Measured(num_entries, dim, stored_bytes(uri) - sequence_bytes, sequence_bytes, waited, index_s, segments, manifest)
+    measured = Measured(num_entries, dim, stored_bytes(uri) - sequence_bytes, sequence_bytes, waited, index_s, pairs_s, segments, manifest)
     shutil.rmtree(folder)
     return measured
 
@@ -173,6 +179,7 @@ def constants_of(m: Measured, search: dict[str, Any], encoded: Encoded) -> Const
         write_bytes_per_s=vectors / m.write_s,
         exact_build_bytes_per_s=1 / copy_s,
         compressed_build_bytes_per_s=1 / (copy_s + cores / (build["compressed"] * 2 * dim)),
+        pairs_interaction_s=m.pairs_s / m.num_entries,
         exact_scan_s=exact_scan_s,
         exact_neighbor_s=exact_neighbor_s,
         scan_s=scan_s,
@@ -213,6 +220,7 @@ def compare_storage(found: list[Measured], constants: Constants) -> dict[str, di
         statistics = plan(workload(m.num_entries, m.dim, "exact", num_shards=NUM_SHARDS), constants).shard_statistics_memory_bytes
         compared[f"{size}: statistics, bytes"] = pair(NUM_SHARDS * statistics, sum(m.manifest.statistics_bytes), 1.1)
         compared[f"{size}: writing, s"] = pair(3600 * p.write_hours, m.write_s, 2)
+        compared[f"{size}: counting pairs of a shard, s"] = pair(3600 * p.pairs_hours / NUM_SHARDS, m.pairs_s, 2)
         compared[f"{size}: building the index, s"] = pair(3600 * p.index_hours, m.index_s, 2)
     return compared
 

@@ -14,10 +14,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- figures: python -m benchmarks.readme_figures --write -->", "<!-- end of figures -->"
-SYSTEMS = ("popularity", "item-knn", "l2d-g", "l2d-l", "l2d-w")
+SYSTEMS = ("popularity", "item-knn", "l2d-g", "l2d-l", "l2d-w", "l2d-p")
 QUALITY_ROWS = (
     *("popularity", "item-knn", "session-knn", "sasrec", "gru4rec", "alpharec", "bigrec-4", "gpt4rec", "d3-20", "d3-sasrec-20", "id-head"),
-    *("l2d-g", "l2d-l", "default", "default+both"),
+    *("l2d-g", "l2d-l", "l2d-w", "default", "l2d-w+both"),
 )
 QUALITY_COLUMNS = ("recall@10", "recall@20", "recall@50", "ndcg@10")
 COLUMNS = ("recall@10", "recall@20", "recall@50", "recall@100", "ndcg@10")
@@ -94,9 +94,9 @@ def _quality(path: Path) -> str:
         f"`python -m benchmarks.quality` on {result['data']} ({result['num_memory_entries']:,} memory entries, a model of "
         f"{result['num_language_parameters'] / 1e6:.1f} M parameters, {result['num_epochs']} epochs, two cores). Test split, full ranking, "
         "history not masked, by item id; every row tuned on validation; cost from history to 20 items in batches of 32. Rows with * write "
-        f"titles and are scored on {result['num_samples']['language_subset']:,} samples. `default` is what `jobs.tune_decoder` chose; with "
-        "`+` it is joined with what knows no text. All else, living memory and ablations included: "
-        "[benchmarks/quality/REPORT.md](benchmarks/quality/REPORT.md)."
+        f"titles and are scored on {result['num_samples']['language_subset']:,} samples. `default` is what `jobs.tune_decoder` chose "
+        f"(`{result['decoder_settings']['decoder']}`); with `+` l2d-w is joined with whole baselines. All else, living "
+        "memory and ablations included: [benchmarks/quality/REPORT.md](benchmarks/quality/REPORT.md)."
     )
     return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in lines)])
 

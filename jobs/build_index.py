@@ -4,9 +4,9 @@
     ray job submit --working-dir . -- python -m jobs.build_index --config jobs/configs/quickstart.yaml run_dir=/mnt/runs/one
 
 Needs jobs.build_memory. Re-sharding is running this again with another number: the memory is not touched. index.kind=statistics makes an
-index without entries, for global and whitened decoding. Titles are encoded too, so that items without entries have a representation
-(memory.titles); an index that is extended encodes new titles alone. After users were forgotten, index.extend=false
-index.keep_previous=0 also takes their entries from the index's files; until then they are only marked as dead.
+index without entries, for all decoders but local; index.pairs=false one without item pairs, for all but paired. Titles are encoded too, so
+that items without entries have a representation (memory.titles); an index that is extended encodes new titles alone. After users
+were forgotten, index.extend=false index.keep_previous=0 also takes their entries from the index's files; until then they are marked as dead.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def main(config: RunConfig) -> dict[str, Any]:
         is_extended=settings.extend,
         rebuild_fraction=settings.rebuild_fraction,
         num_previous=settings.keep_previous,
+        has_pairs=settings.pairs,
     )
     with connect(config.ray.address, config.ray.num_cpus):
         built = build_index(memory, settings.num_shards, config.index_dir, options=options, encode_titles=title_encoder(spec))

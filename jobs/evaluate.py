@@ -84,7 +84,8 @@ def decoder_ranker(decoder: LatentDecoder, split: EncodedSplit, name: DecoderNam
         for start in range(0, len(split), QUERIES_PER_BLOCK):
             rows = slice(start, start + QUERIES_PER_BLOCK)
             banned = None if exclude is None else [list(items) for items in exclude[rows]]
-            blocks.append(decoder.search(split.queries[rows], k, decoder=name, excluded=banned).ids)
+            found = decoder.search(split.queries[rows], k, histories=histories[rows], decoder=name, excluded=banned)
+            blocks.append(found.ids)
         return np.concatenate(blocks)
 
     return rank

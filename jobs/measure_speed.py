@@ -5,7 +5,7 @@
 
 Needs jobs.tune_decoder. The sides, interleaved batch by batch, medians over rounds:
 
-    l2d-g, l2d-l, l2d-w    (l2d-l where the index has entries) history -> prompt -> encoder -> index -> items
+    l2d-g, l2d-l, l2d-w, l2d-p    (l2d-l where the index has entries) history -> prompt -> encoder -> index -> items
     beams-generate         Hugging Face generate, ``speed_beams`` beams kept inside the catalogue: what people run today
     beams-tree             our own exact search of the same beams with tree attention: the strongest opponent we could make
     greedy-generate        Hugging Face generate, one beam, not constrained: one title, any text

@@ -82,10 +82,12 @@ def format_plan(workload: Workload, found: Plan) -> str:
         f"  memory on storage        {_size(p.memory_disk_bytes)}",
         f"  index on disk            {_size(p.index_disk_bytes)}, largest shard {_size(p.shard_disk_bytes)}",
         f"  a shard holds in memory  {_size(p.shard_statistics_memory_bytes)} for items (all that global and whitened need)",
+        f"                           {_size(p.shard_pairs_memory_bytes)} for item pairs at most (paired)",
         f"                           {_size(p.shard_entries_memory_bytes)} for entries ({p.memory_share_of_float16:.1%} of their vectors)",
         f"  encoding                 {_hours(p.encode_hours)} on {encoders}, {w.tokens_per_entry:g} tokens an entry",
         f"  writing, index           {_hours(p.write_hours)} and {_hours(p.index_hours)} on {w.num_cores} cores",
-        f"  bytes a query            {p.top_k_bytes_per_query:,} (global, whitened)",
+        f"  counting item pairs      {_hours(p.pairs_hours)} for every version of the index (index.pairs)",
+        f"  bytes a query            {p.top_k_bytes_per_query:,} (global, whitened, paired)",
     ]
     if p.local_queries_per_s is not None and p.local_bytes_per_query is not None:
         lines[-1] += f", {p.local_bytes_per_query:,} (local, {w.num_neighbors} neighbours)"

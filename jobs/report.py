@@ -51,7 +51,7 @@ def examples(config: RunConfig, loaded: LoadedRun) -> tuple[Example, ...]:
     """Test requests with the default decoder's items, each explained by its nearest training samples where the index has entries."""
     requests = draw_test_requests(config, loaded.catalogue, NUM_EXAMPLES)
     queries = loaded.decoder.encode(requests.histories)
-    found = loaded.decoder.search(queries, NUM_ITEMS, excluded=requests.histories)
+    found = loaded.decoder.search(queries, NUM_ITEMS, histories=requests.histories, excluded=requests.histories)
     shards = [shard for shard in load_shards(config.index_dir, device=loaded.device) if shard.has_entries]
     titles = loaded.catalogue.titles
     entries = [

@@ -25,6 +25,7 @@ from jobs.cli import run
 from l2d_ray.cluster import connect
 from l2d_ray.config import DecoderConfig, RunConfig
 from l2d_ray.data.catalogue import Catalogue
+from l2d_ray.decode.search import available_decoders
 from l2d_ray.decode.settings import FILE
 from l2d_ray.decode.tuning import Grids, tune
 from l2d_ray.evaluate.metrics import metric_means, target_ranks
@@ -59,9 +60,9 @@ def main(config: RunConfig) -> dict[str, Any]:
     half_life_s_to_counts = dict(zip(half_life_s_to_decay, counts, strict=True))
     grids = make_grids(config.decoder, tuple(half_life_s_to_decay))
     grids = grids if index.manifest.has_titles else grids.without_titles()
-    with tqdm(total=grids.num_trials(has_entries=shards[0].has_entries), desc="decoder trials", unit="trial") as progress:
-        decayed = half_life_s_to_counts.__getitem__
-        tuned = tune(split.queries, shards, index.pooled(), score, grids=grids, decayed=decayed, on_trial=progress.update)
+    with tqdm(total=grids.num_trials(available_decoders(shards)), desc="decoder trials", unit="trial") as progress:
+        decayed, samples = half_life_s_to_counts.__getitem__, (split.queries, split.samples.histories)
+        tuned = tune(*samples, shards, index.pooled(), score, grids=grids, decayed=decayed, on_trial=progress.update)
     decay = half_life_s_to_decay[tuned.half_life_s]
     retried(partial(set_half_life, half_life_s=decay.half_life_s, reference_time=decay.reference_time), memory)
     newest_index(config)
@@ -83,7 +84,8 @@ def newest_index(config: RunConfig) -> Index:
     index, memory = open_index(config.index_dir, fingerprint=fingerprint), Memory.open(config.memory_uri, fingerprint=fingerprint)
     if index.manifest.memory_version == memory.version:
         return index
-    settings = config.index.model_copy(update={"num_shards": index.manifest.num_shards, "kind": index.manifest.kind})
+    manifest = index.manifest
+    settings = config.index.model_copy(update={"num_shards": manifest.num_shards, "kind": manifest.kind, "pairs": manifest.has_pairs})
     build_index.main(config.model_copy(update={"index": settings}))
     return open_index(config.index_dir, fingerprint=fingerprint)
 
@@ -114,6 +116,8 @@ def make_grids(settings: DecoderConfig, half_lives_s: tuple[int | None, ...]) ->
         prior_smoothing=settings.prior_smoothings,
         half_lives_s=half_lives_s,
         cold_count=settings.cold_counts,
+        pair_weight=settings.pair_weights,
+        pair_scale=settings.pair_scales,
     )
 
 

@@ -132,7 +132,7 @@ class IndexConfig(Section):
 
     num_shards: int = Field(2, ge=1, le=4096, description="Shards of the index; changing it never rewrites the memory.")
     kind: Literal["auto", "exact", "compressed", "statistics"] = Field(
-        "auto", description="How entries are searched; auto: by size and device; statistics: none, for global and whitened decoding alone."
+        "auto", description="How entries are searched; auto: by size and device; statistics: none, for decoding without local."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where entries are to be searched; auto takes CUDA where there is one."
@@ -141,6 +141,7 @@ class IndexConfig(Section):
         True, description="Extend the index of an older memory version; false builds anew and drops dead entries from disk."
     )
     rebuild_fraction: float = Field(0.25, ge=0, description="A shard with a larger share of new or dead entries is built, not extended.")
+    pairs: bool = Field(True, description="Count item pairs in all user sequences, for the paired decoder; each version does so anew.")
     keep_previous: int = Field(1, ge=0, description="Indexes before this one that are kept, for replicas that have them open.")
 
 
@@ -166,6 +167,13 @@ class DecoderConfig(Section):
         (None, 0.0, 0.1, 0.3, 1.0, 3.0),
         min_length=1,
         description="Entries that the prior takes an item without any for, which its title represents; null: it is not recommended.",
+    )
+    pair_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 40.0, 60.0),
+        description="Weights of log(1 + scale * evidence of item pairs); empty: no paired decoder is tried.",
+    )
+    pair_scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (30.0, 100.0, 400.0), min_length=1, description="Scales of the evidence of item pairs."
     )
     half_lives_days: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0, 15, 30, 60, 120, 360),
@@ -236,8 +244,8 @@ class ServeConfig(Section):
     port: int = Field(8000, ge=1, le=65535, description="Port that is listened on.")
     encoder_replicas: int = Field(1, ge=1, description="Replicas of the encoder.")
     shard_replicas: int = Field(1, ge=1, description="Replicas of every shard.")
-    decoders: tuple[Literal["global", "local", "whitened"], ...] = Field(
-        ("global", "local", "whitened"), min_length=1, description="Decoders that are answered; without local no entry is loaded."
+    decoders: tuple[Literal["global", "local", "whitened", "paired"], ...] = Field(
+        ("global", "local", "whitened", "paired"), min_length=1, description="Decoders that are answered; without local no entry is loaded."
     )
     state_url: str | None = Field(
         None,

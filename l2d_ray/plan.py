@@ -6,7 +6,9 @@ utilisation that the caller states.
 
     memory     N (2 d + row) on storage, and every interaction's id and time once more in the user sequences
     index      N (2 d + row) on disk; compressed: + N codes (a bit an axis, factors, id) and the centroids
-    serving    statistics: 8 d + a few numbers an item and 8 d^2 a shard; entries: columns of the exact kind, or the codes
+    serving    statistics: 8 d + a few numbers an item and 8 d^2 a shard; pairs: 8 bytes each, at most NUM_SOURCES an item; entries: columns
+               of the exact kind, or the codes
+    pairs      every shard passes over all interactions, more than once where its pairs do not fit memory
     encoding   2 P tokens floating-point operations for P parameters
     search     exact: to the columns of all entries and the neighbours; compressed: to the codes in the probed lists and the candidates
 """
@@ -24,6 +26,7 @@ from l2d_ray.decode.local_merge import first_limits
 from l2d_ray.errors import ConfigError
 from l2d_ray.index.compressed import CANDIDATES_PER_NEIGHBOR, MORE_CANDIDATES, NUM_PROBES, choose_num_lists
 from l2d_ray.index.exact import head_width
+from l2d_ray.memory.pairs import MAX_PAIRS, NUM_SOURCES, WINDOW
 
 CONSTANTS_PATH: Final = Path(__file__).with_name("plan_constants.json")
 SECONDS_PER_HOUR: Final = 3600
@@ -46,6 +49,7 @@ class Constants:
         encode_flops: 2 P tokens a second.
         write_bytes_per_s: float16 bytes a second from states in memory to committed rows.
         exact_build_bytes_per_s, compressed_build_bytes_per_s: float16 bytes a second from the memory to a sealed shard.
+        pairs_interaction_s: seconds of an interaction in a pass of one shard that counts item pairs.
         exact_scan_s, exact_neighbor_s: seconds of an exact query in a batch of 64, for a column of an entry and for a neighbour.
         scan_s, candidate_s: seconds of a compressed query in a batch of 64, for a code in a probed list and for a candidate.
     """
@@ -61,6 +65,7 @@ class Constants:
     write_bytes_per_s: float
     exact_build_bytes_per_s: float
     compressed_build_bytes_per_s: float
+    pairs_interaction_s: float
     exact_scan_s: float
     exact_neighbor_s: float
     scan_s: float
@@ -112,11 +117,13 @@ class Plan:
     index_disk_bytes: int
     shard_disk_bytes: int
     shard_statistics_memory_bytes: int
+    shard_pairs_memory_bytes: int
     shard_entries_memory_bytes: int
     memory_share_of_float16: float
     encode_hours: float
     write_hours: float
     index_hours: float
+    pairs_hours: float
     local_queries_per_s: float | None
     local_bytes_per_query: int | None
     top_k_bytes_per_query: int
@@ -138,11 +145,13 @@ def plan(workload: Workload, constants: Constants) -> Plan:
         index_disk_bytes=round(total_disk),
         shard_disk_bytes=round(shard_disk),
         shard_statistics_memory_bytes=round(statistics_bytes(shard_items, w.dim, c)),
+        shard_pairs_memory_bytes=pairs_bytes(shard_entries, shard_items, w.num_items),
         shard_entries_memory_bytes=round(entries_memory),
         memory_share_of_float16=round(entries_memory / (shard_entries * vector_bytes), 4),
         encode_hours=encode_s(w, c) / SECONDS_PER_HOUR,
         write_hours=w.num_entries * vector_bytes / (c.write_bytes_per_s * w.num_cores) / SECONDS_PER_HOUR,
         index_hours=w.num_entries * vector_bytes / (build_rate * w.num_cores) / SECONDS_PER_HOUR,
+        pairs_hours=pairs_s(shard_entries, w, c) / w.num_cores / SECONDS_PER_HOUR,
         local_queries_per_s=None if w.kind == "statistics" else 1 / (query_s(shard_entries, w, c) / w.cores_per_shard),
         local_bytes_per_query=None if w.kind == "statistics" else local_bytes(w),
         top_k_bytes_per_query=w.num_shards * (4 * w.dim + 100 * 16),
@@ -181,6 +190,17 @@ def num_columns(num_entries: int, dim: int) -> int:
 def statistics_bytes(num_items: int, dim: int, constants: Constants) -> float:
     """What serving holds in memory for a shard's item statistics."""
     return num_items * (8 * dim + constants.statistics_item_bytes) + 8 * dim**2
+
+
+def pairs_bytes(num_entries: int, num_items: int, num_sources: int) -> int:
+    """What serving holds in memory for a shard's item pairs at most: as if no two users had taken the same two items."""
+    return 8 * min(NUM_SOURCES * num_items, 2 * WINDOW * num_entries) + 8 * (num_sources + 1)
+
+
+def pairs_s(shard_entries: int, workload: Workload, constants: Constants) -> float:
+    """Core-seconds in which all shards count item pairs, each in as many passes over all interactions as its memory wants."""
+    passes = math.ceil(shard_entries * 2 * WINDOW / MAX_PAIRS)
+    return workload.num_shards * passes * workload.num_entries * constants.pairs_interaction_s
 
 
 def encode_s(workload: Workload, constants: Constants) -> float:

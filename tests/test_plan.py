@@ -8,6 +8,7 @@ from jobs import plan as plan_job
 from l2d_ray.decode.local_merge import first_limits
 from l2d_ray.errors import ConfigError
 from l2d_ray.index.compressed import CANDIDATES_PER_NEIGHBOR, MORE_CANDIDATES, NUM_PROBES, choose_num_lists
+from l2d_ray.memory.pairs import MAX_PAIRS, NUM_SOURCES, WINDOW
 from l2d_ray.plan import Constants, Workload, plan
 from tests.toys import build_toy_run, toy_config
 
@@ -23,6 +24,7 @@ UNITS = Constants(
     write_bytes_per_s=1e6,
     exact_build_bytes_per_s=2e6,
     compressed_build_bytes_per_s=1e6,
+    pairs_interaction_s=1e-3,
     exact_scan_s=1e-9,
     exact_neighbor_s=1e-5,
     scan_s=1e-8,
@@ -39,6 +41,9 @@ def test_sizes_by_hand():
     assert found.shard_disk_bytes == round(shard * (200 + 24) + codes)
     assert found.shard_entries_memory_bytes == round(codes)
     assert found.memory_share_of_float16 == round(codes / (shard * 200), 4)
+    assert found.shard_pairs_memory_bytes == 8 * NUM_SOURCES * 250 + 8 * 1001
+    few = replace(WORK, num_entries=40, num_items=1000)
+    assert plan(few, UNITS).shard_pairs_memory_bytes == 8 * 2 * WINDOW * 10 + 8 * 1001
     assert found.shard_statistics_memory_bytes == 250 * (800 + 32) + 8 * 100**2
     exact = plan(replace(WORK, kind="exact"), UNITS)
     assert (exact.shard_entries_memory_bytes, exact.index_disk_bytes) == (shard * 102 * 4, 1_000_000 * 224)
@@ -49,6 +54,9 @@ def test_times_by_hand():
     assert found.encode_hours == pytest.approx(2 * 1e6 * 8 * 1e6 / (2 * 1e9) / 3600)
     assert found.write_hours == pytest.approx(2e8 / 2e6 / 3600)
     assert found.index_hours == pytest.approx(2e8 / 2e6 / 3600)
+    assert found.pairs_hours == pytest.approx(4 * 1e6 * 1e-3 / 2 / 3600)  # 250,000 entries have no more pairs than one pass may count
+    large = plan(replace(WORK, num_entries=100 * MAX_PAIRS), UNITS)
+    assert large.pairs_hours == pytest.approx(4 * 1000 * 100 * MAX_PAIRS * 1e-3 / 2 / 3600)
     lists = choose_num_lists(250_000)
     candidates = 100 * CANDIDATES_PER_NEIGHBOR + MORE_CANDIDATES
     assert found.local_queries_per_s == pytest.approx(2 / (250_000 * NUM_PROBES / lists * 1e-8 + candidates * 1e-6))

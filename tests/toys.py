@@ -15,6 +15,7 @@ from l2d_ray.index.layout import IndexManifest
 from l2d_ray.index.plan import IndexOptions, finish_index, make_shard, plan_index
 from l2d_ray.index.titles import EncodeTitles
 from l2d_ray.memory.entries import entries_table
+from l2d_ray.memory.sequences import store_sequences, trained_sequences
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import LanguageModel, make_mini, save_checkpoint
@@ -109,7 +110,9 @@ def build_toy_run(run_dir: Path, *, num_users: int = 24) -> ToyRun:
     uri = str(run_dir / "memory")
     memory = Memory.create(uri, fingerprint=language_model.fingerprint, dim=language_model.dim, catalogue=toy_catalogue())
     table = entries_table(*encode_in_process(language_model, run_dir / "data"))
-    return ToyRun(run_dir / "data", run_dir / "checkpoint", memory.append(memory.write(table), message="toy"))
+    stored = store_sequences(uri, trained_sequences(iter_sequences(run_dir / "data")))
+    memory = memory.append(memory.write(table), message="toy", sequences=(stored,))
+    return ToyRun(run_dir / "data", run_dir / "checkpoint", memory)
 
 
 def build_toy_index(

@@ -21,10 +21,13 @@ from benchmarks.quality import variants
 from benchmarks.quality.bench import Bench, say
 from benchmarks.quality.inputs import drawn
 from benchmarks.quality.variants import FloatArray, IntArray, Neighborhoods
-from l2d_ray.decode.linear import RepresentedItems, WhitenedRule
+from l2d_ray.config import DecoderConfig
+from l2d_ray.decode.linear import Raised, RepresentedItems, WhitenedRule
+from l2d_ray.decode.paired import PairLookup, recent_items
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.evaluate.metrics import metric_means
 from l2d_ray.evaluate.queries import EncodedSplit
+from l2d_ray.memory.pairs import ItemSequences, count_pairs
 from l2d_ray.memory.statistics import NO_DECAY, Decay, ItemStatistics, PooledStatistics, statistics_of
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.title_likelihood import title_log_likelihoods
@@ -290,6 +293,25 @@ def _first_tokens(ablation: Ablation) -> Iterator[Candidate]:
         yield {"weight": weight}, partial(ablation.fused, scores, weight)
 
 
+def _item_pairs(ablation: Ablation) -> Iterator[Candidate]:
+    """The paired decoder, over the grid that it is tuned on."""
+    inputs, statistics, grid = ablation.bench.inputs, ablation.statistics, DecoderConfig()
+    sequences = [ItemSequences.of(inputs.train.items, inputs.train.times)]
+    pairs = count_pairs(lambda: sequences, statistics.item_indexes, statistics.counts, ablation.num_items)
+    lookup = PairLookup(pairs, statistics.item_indexes)
+    evidence = [lookup.evidence(recent_items(history)) for history in ablation.split.samples.histories]
+    for weight, scale in product(grid.pair_weights, grid.pair_scales):
+        raised = [of_query.raised(weight=weight, scale=scale) for of_query in evidence]
+        yield {"pair_weight": weight, "pair_scale": scale}, partial(_raised_scores, ablation.base, raised)
+
+
+def _raised_scores(base: FloatArray, raised: Sequence[Raised]) -> FloatArray:
+    scores = base.copy()
+    for row, of_query in enumerate(raised):
+        scores[row, of_query.item_indexes] += of_query.amounts.astype(np.float32)
+    return scores
+
+
 def _histories(change: Callable[[Sequence[int]], Sequence[int]]) -> Callable[[Ablation], Iterator[Candidate]]:
     """Requests whose history is told otherwise; the memory stays."""
 
@@ -334,6 +356,7 @@ VARIANTS: Final[dict[str, Callable[[Ablation], Iterator[Candidate]]]] = {
     "local, whitened space": _local("white", with_prior=False),
     "local, whitened space, with prior": _local("white", with_prior=True),
     "with the title's first token": _first_tokens,
+    "with item pairs": _item_pairs,
     "the last item alone": _histories(_last(1)),
     "the last three items": _histories(_last(3)),
     "without repeats": _histories(_without_repeats),

@@ -37,6 +37,13 @@ class StateSystem(Protocol):
         """(n, k) int64 item indexes, best first, padded with -1."""
 
 
+class DecoderSystem(Protocol):
+    """Ranks query vectors, knowing the histories that they are of."""
+
+    def rank_queries(self, queries: NDArray[np.float32], histories: Sequence[Sequence[int]], k: int) -> NDArray[np.int64]:
+        """As ``StateSystem``."""
+
+
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """A system and how it came about.
@@ -48,7 +55,7 @@ class Fitted:
         num_parameters: trained ones, the language model's included where a request is read by it.
     """
 
-    system: Baseline | StateSystem
+    system: Baseline | StateSystem | DecoderSystem
     settings: Any
     tried: tuple[tuple[Any, float], ...] = ()
     fit_s: float = 0.0
@@ -72,7 +79,7 @@ class Row:
     family: Family
     fit: Callable[[Bench], Fitted]
     refit: Callable[[Bench, Any, int], Baseline | StateSystem] | None = None
-    extend: Callable[[Bench, Any], Baseline | StateSystem] | None = None
+    extend: Callable[[Bench, Any], Baseline | StateSystem | DecoderSystem] | None = None
     retrain: Callable[[Bench, Fitted], Baseline | StateSystem] | None = None
     grid_names: tuple[str, ...] = ()
     uses_model: bool = True
@@ -187,20 +194,26 @@ class Bench:
 
 def rank_split(row: Row, system: Any, split: EncodedSplit, k: int) -> NDArray[np.int64]:
     """The k best items of every sample of a split, nothing excluded."""
-    ranked: NDArray[np.int64] = (
-        system.rank_queries(split.queries, k) if row.family in ("states", "decoder") else system.rank(split.samples.histories, k)
-    )
-    return ranked
+    return _ranked(row, system, lambda: split.queries, split.samples.histories, k)
 
 
 def answer(bench: Bench, row: Row, system: Any, histories: Sequence[Sequence[int]], k: int) -> NDArray[np.int64]:
     """The whole way from histories to items."""
-    if row.family in ("states", "decoder"):
-        queries = bench.inputs.run.decoder.encode(histories)
-        found: NDArray[np.int64] = system.rank_queries(queries, k)
+    return _ranked(row, system, lambda: bench.inputs.run.decoder.encode(histories), histories, k)
+
+
+def _ranked(
+    row: Row, system: Any, queries: Callable[[], NDArray[np.float32]], histories: Sequence[Sequence[int]], k: int
+) -> NDArray[np.int64]:
+    """Query vectors are asked for where the row reads them."""
+    ranked: NDArray[np.int64]
+    if row.family == "decoder":
+        ranked = system.rank_queries(queries(), histories, k)
+    elif row.family == "states":
+        ranked = system.rank_queries(queries(), k)
     else:
-        found = system.rank(histories, k)
-    return found
+        ranked = system.rank(histories, k)
+    return ranked
 
 
 def num_parameters(system: Any) -> int:

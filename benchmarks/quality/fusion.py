@@ -35,9 +35,9 @@ from l2d_ray.evaluate.metrics import ndcg_values
 
 SMALL: Final = 1e-3
 """Share of all evidence that an item without any is taken to have."""
-WEIGHTS: Final = (0.0, 0.15, 0.3, 0.5, 0.8, 1.2, 2.0)
+WEIGHTS: Final = (0.0, 0.3, 0.8, 2.0, 5.0, 10.0)
 SHARES: Final = (0.0, 0.2, 0.4, 0.6, 0.8)
-STRENGTHS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+STRENGTHS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 TEMPERING: Final = (1.0, 0.2, 0.1, 0.05)
 TUNING_SAMPLES: Final = 3000
 SAMPLES_PER_BLOCK: Final = 512
@@ -169,7 +169,7 @@ def _search(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
 
 
 FUSION_ROWS: Final = {
-    "default+item-knn": Row("items", partial(fused, parts=("knn",)), grid_names=("item_knn",), is_fitted=False),
-    "default+sasrec": Row("items", partial(fused, parts=("sasrec",)), grid_names=("sasrec",), is_fitted=False),
-    "default+both": Row("items", partial(fused, parts=("sasrec", "knn")), grid_names=("sasrec", "item_knn"), is_fitted=False),
+    "l2d-w+item-knn": Row("items", partial(fused, parts=("knn",)), grid_names=("item_knn",), is_fitted=False),
+    "l2d-w+sasrec": Row("items", partial(fused, parts=("sasrec",)), grid_names=("sasrec",), is_fitted=False),
+    "l2d-w+both": Row("items", partial(fused, parts=("sasrec", "knn")), grid_names=("sasrec", "item_knn"), is_fitted=False),
 }

@@ -27,7 +27,8 @@ Written by `python -m benchmarks.quality.report` from `benchmarks/results/qualit
 
 Full ranking over the catalogue, by item id. Unmasked: nothing is excluded. Masked: the history except its last item is excluded, and a
 target among it is a miss. Everything is tuned on validation (ndcg@20, unmasked), test is scored once. Intervals are 95 % bootstrap
-intervals over test samples. All rows that read text use one fine-tuned model. `default` is the decoder that `jobs.tune_decoder` chose."""
+intervals over test samples. All rows that read text use one fine-tuned model. `default` is the decoder that `jobs.tune_decoder` chose.
+`l2d-p` is `l2d-w` and the item pairs of the memory's user sequences; rows with + join `l2d-w` with whole baselines."""
 
 TRAINING: Final = """## Models, and training for the latent space
 

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.bench import Bench, Fitted, Row
-from benchmarks.quality.inputs import Entries
+from benchmarks.quality.inputs import Entries, Interactions
 from l2d_ray.baselines.id_head import IdHead, LinearScores, QuerySamples, tune_id_head, whitened_start
 from l2d_ray.decode.decoder import LatentDecoder
 from l2d_ray.decode.linear import WhitenedRule
 from l2d_ray.decode.settings import SYSTEM_NAMES, DecoderName
 from l2d_ray.index.shard import shard_of_arrays
+from l2d_ray.memory.pairs import ItemSequences, count_pairs
 from l2d_ray.memory.statistics import Decay, statistics_of
 
 DEFAULT: Final = "default"
@@ -31,19 +32,29 @@ class LatentRow:
     decoder: LatentDecoder
     name: DecoderName | None
 
-    def rank_queries(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    def rank_queries(self, queries: NDArray[np.float32], histories: Sequence[Sequence[int]], k: int) -> NDArray[np.int64]:
         """(n, k) int64 item indexes, padded with -1."""
-        starts = range(0, len(queries), QUERIES_PER_BLOCK)
-        blocks = [self.decoder.search(queries[start : start + QUERIES_PER_BLOCK], k, decoder=self.name).ids for start in starts]
+        blocks = []
+        for start in range(0, len(queries), QUERIES_PER_BLOCK):
+            rows = slice(start, start + QUERIES_PER_BLOCK)
+            blocks.append(self.decoder.search(queries[rows], k, histories=histories[rows], decoder=self.name).ids)
         return np.concatenate(blocks)
 
 
-def decoder_of(bench: Bench, entries: Entries, *, decay: Decay | None = None) -> LatentDecoder:
-    """The run's decoder over another memory, one shard of it in this process; settings stay those tuned on the whole memory."""
+def decoder_of(bench: Bench, entries: Entries, *, decay: Decay | None = None, sequences: Interactions | None = None) -> LatentDecoder:
+    """The run's decoder over another memory, one shard of it in this process; settings stay those tuned on the whole memory.
+
+    Args:
+        sequences: the user sequences that this memory remembers; None: it has no item pairs.
+    """
     run = bench.inputs.run.decoder
     statistics = statistics_of(entries.item_indexes, entries.vectors, entries.timestamps, decay=decay or bench.inputs.decay)
     shard = shard_of_arrays(entries.sample_ids, entries.item_indexes, entries.vectors, statistics, device=bench.inputs.run.device)
-    shard, pooled = replace(shard, titles=bench.inputs.titles), bench.inputs.pooled(statistics)
+    pairs = None
+    if sequences is not None:
+        listed = [ItemSequences.of(sequences.items, sequences.times)]
+        pairs = count_pairs(lambda: listed, statistics.item_indexes, statistics.counts, bench.inputs.num_items)
+    shard, pooled = replace(shard, titles=bench.inputs.titles, pairs=pairs), bench.inputs.pooled(statistics)
     return LatentDecoder(run.writer, run.encoder, shards=[shard], pooled=pooled, settings=run.settings)
 
 
@@ -59,7 +70,7 @@ def living_latent(bench: Bench, _settings: Any, *, name: DecoderName | None) -> 
     """The memory with the validation samples; counts that decay do so from the newest entry."""
     entries = Entries.joined([bench.inputs.entries, bench.inputs.valid_entries])
     decay = replace(bench.inputs.decay, reference_time=int(entries.timestamps.max()))
-    return LatentRow(decoder_of(bench, entries, decay=decay), name)
+    return LatentRow(decoder_of(bench, entries, decay=decay, sequences=bench.inputs.until_valid), name)
 
 
 def id_head(bench: Bench) -> Fitted:

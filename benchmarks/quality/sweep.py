@@ -112,7 +112,7 @@ def _scored(bench: Bench, split: EncodedSplit, kept: IntArray) -> dict[str, Any]
     decoder = decoder_of(bench, entries)
     found: dict[str, Any] = {"num_items": len(np.unique(entries.item_indexes))}
     for name in decoder.decoders:
-        ranked = LatentRow(decoder, name).rank_queries(split.queries, NUM_RANKED)
+        ranked = LatentRow(decoder, name).rank_queries(split.queries, split.samples.histories, NUM_RANKED)
         found[SYSTEM_NAMES[name]] = metric_means(target_ranks(ranked, split.samples.targets))
     return found
 

@@ -1,8 +1,8 @@
 """Items that no shard has yet: ranked from the states of their titles, beside the shards, until an index has them.
 
 An item is represented by what its title says (``memory.titles``), or by the mean of all entries where the index has no title map. The
-whitened decoder counts it as ``cold_count`` entries, none where that is not set. It has no entries among any neighbours, so for the local
-decoder it has the distance of its representation, as for the global one.
+whitened decoder counts it as ``cold_count`` entries, none where that is not set, and the paired one knows no pairs of it. It has no
+entries among any neighbours, so for the local decoder it has the distance of its representation, as for the global one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.restriction import Allowed, Excluded
-from l2d_ray.decode.settings import DecoderName
+from l2d_ray.decode.settings import BY_DISTANCE, DecoderName
 from l2d_ray.decode.topk import TopK
 from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics
 from l2d_ray.memory.titles import TitleMap, TitleStates
@@ -40,7 +40,7 @@ class ColdItems:
 
     def top_k(self, queries: NDArray[np.float32], decoder: DecoderName, k: int, *, excluded: Excluded, allowed: Allowed) -> TopK:
         """The k best of them for queries (b, d); scores are on the scale of the shards'."""
-        ranking = self._whitened if decoder == "whitened" else self._global
+        ranking = self._global if decoder in BY_DISTANCE else self._whitened
         return ranking.top_k(queries, k, excluded, allowed)
 
 

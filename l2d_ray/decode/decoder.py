@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.decode.local_merge import LearntSpread
+from l2d_ray.decode.paired import recent_items
 from l2d_ray.decode.restriction import ascending
-from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
-from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
+from l2d_ray.decode.search import SearchRequest, ShardSearcher, available_decoders, search_shards
+from l2d_ray.decode.settings import BY_DISTANCE, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK
 from l2d_ray.errors import ArtefactError, RequestError
 from l2d_ray.index.layout import open_index
@@ -61,7 +62,7 @@ class LatentDecoder:
     """History -> ranked items.
 
     Args:
-        shards: all shards of one index; where one has no entries there is no local decoder.
+        shards: all shards of one index; where one has no entries there is no local decoder, and without pairs no paired one.
         pooled: over them.
 
     Attributes:
@@ -86,8 +87,7 @@ class LatentDecoder:
         self.encoder = encoder
         self.settings = settings
         self._spread = LearntSpread()
-        has_entries = all(shard.has_entries for shard in shards)
-        self.decoders = tuple(name for name in DECODERS if has_entries or name != "local")
+        self.decoders = available_decoders(shards)
         self._searchers = [ShardSearcher(shard, pooled, settings, decoders=self.decoders) for shard in shards]
 
     def recommend(
@@ -107,7 +107,9 @@ class LatentDecoder:
             allowed: for each history the only ones that may be; None: any.
         """
         queries = self.encode(histories)
-        return self.search(queries, k, decoder=decoder, num_neighbors=num_neighbors, excluded=excluded, allowed=allowed)
+        return self.search(
+            queries, k, histories=histories, decoder=decoder, num_neighbors=num_neighbors, excluded=excluded, allowed=allowed
+        )
 
     def encode(self, histories: Sequence[Sequence[HistoryItem]]) -> NDArray[np.float32]:
         """(n, d) query vectors."""
@@ -118,12 +120,17 @@ class LatentDecoder:
         queries: NDArray[np.float32],
         k: int,
         *,
+        histories: Sequence[Sequence[HistoryItem]] | None = None,
         decoder: DecoderName | None = None,
         num_neighbors: int | None = None,
         excluded: Sequence[Collection[int]] | None = None,
         allowed: Sequence[Collection[int] | None] | None = None,
     ) -> TopK:
-        """The k best items for query vectors (b, d)."""
+        """The k best items for query vectors (b, d).
+
+        Args:
+            histories: that the vectors are of; the paired decoder reads their latest items, and without them ranks as the whitened one.
+        """
         for name, value in (("k", k), ("num_neighbors", num_neighbors)):
             if value is not None and value < 1:
                 raise RequestError(name, f"{name} is {value}; it must be at least 1.")
@@ -134,15 +141,14 @@ class LatentDecoder:
             self.settings.num_neighbors if num_neighbors is None else num_neighbors,
             excluded=tuple(map(ascending, excluded or ((),) * len(queries))),
             allowed=tuple(None if items is None else ascending(items) for items in allowed or (None,) * len(queries)),
+            recent=tuple(map(recent_items, histories or ((),) * len(queries))),
         )
         return edge_scores(search_shards(self._searchers, request, self._spread), request.decoder)
 
 
 def edge_scores(found: TopK, decoder: DecoderName) -> TopK:
-    """Scores as users see them: the negated L2 distance (global, local), or the log-linear score of the whitened decoder."""
-    if decoder == "whitened":
-        return found
-    return replace(found, scores=-np.sqrt(-found.scores))
+    """Scores as users see them: the negated L2 distance (global, local), or the log-linear score of the other decoders."""
+    return replace(found, scores=-np.sqrt(-found.scores)) if decoder in BY_DISTANCE else found
 
 
 def load_latent_decoder(

@@ -14,6 +14,7 @@ prior as ``cold_count`` entries. Both decoders are a matrix product plus an offs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from l2d_ray.decode.restriction import Allowed, Excluded
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.decode.topk import TopK
-from l2d_ray.index.search import RowBlocks, smallest, squared_distances
+from l2d_ray.index.search import Lowered, RowBlocks, smallest, squared_distances
 from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics
 from l2d_ray.memory.titles import TitleMap, TitleStates
 
@@ -159,6 +160,14 @@ class WhitenedRule:
         return self.prior_weight * logs
 
 
+@dataclass(frozen=True, eq=False)
+class Raised:
+    """What one query adds to the scores of some items: item_indexes (m,) int64 ascending, amounts (m,) float64 not negative."""
+
+    item_indexes: NDArray[np.int64]
+    amounts: NDArray[np.float64]
+
+
 class WhitenedDecoder:
     """L2D-W over the items of one shard; arguments are those of ``WhitenedRule.represent``."""
 
@@ -183,25 +192,43 @@ class WhitenedDecoder:
         """Bytes held beyond the means."""
         return self._own_bytes + self._blocks.num_bytes + self._precision.nbytes
 
-    def top_k(self, queries: NDArray[np.float32], k: int, excluded: Excluded | None = None, allowed: Allowed | None = None) -> TopK:
-        """The k items of highest score for queries (b, d)."""
+    def top_k(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        excluded: Excluded | None = None,
+        allowed: Allowed | None = None,
+        *,
+        raised: Sequence[Raised] | None = None,
+    ) -> TopK:
+        """The k items of highest score for queries (b, d).
+
+        Args:
+            raised: for each query what is added to the scores of some items.
+        """
         limits = _limits(self.item_indexes, len(queries), excluded, allowed)
         whitened = (queries.astype(np.float64) @ self._precision).astype(np.float32)
+        lowered = None if raised is None else [self._lowered(of_query) for of_query in raised]
         found = smallest(
             whitened,
             self._blocks,
             k,
             ids=self.item_indexes,
-            exact_keys=lambda query, positions: self._keys(whitened[query], positions),
+            exact_keys=lambda query, positions: self._keys(whitened[query], positions, None if lowered is None else lowered[query]),
             excluded=limits.excluded,
             only=limits.only,
+            lowered=lowered,
         )
         return _as_top_k(self.item_indexes, found.positions, -found.keys / 2)
 
-    def _keys(self, whitened: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _keys(self, whitened: NDArray[np.float32], positions: NDArray[np.int64], lowered: Lowered | None) -> NDArray[np.float64]:
         products = (self._rows[positions].astype(np.float64) * whitened.astype(np.float64)).sum(axis=1)
         keys: NDArray[np.float64] = self._offsets[positions] - 2 * products
-        return keys
+        return keys if lowered is None else keys - lowered.at(positions)
+
+    def _lowered(self, raised: Raised) -> Lowered:
+        """The same of keys, which are -2 times the scores; its items are all ranked here."""
+        return Lowered(np.searchsorted(self.item_indexes, raised.item_indexes), 2 * raised.amounts)
 
 
 def precision_matrix(within_covariance: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.local import LocalCandidates, LocalRequest, local_candidates
 from l2d_ray.decode.local_merge import LearntSpread, LocalMerge
 from l2d_ray.decode.lookup import ItemVectors, Reasons, ReasonsRequest, VectorsRequest, item_vectors, reasons
+from l2d_ray.decode.paired import PairLookup, RecentItems
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
@@ -33,6 +34,7 @@ class SearchRequest:
         excluded: for each query the item indexes that must not be recommended.
         allowed: for each query the only ones that may be, ascending; None: any. They limit which items are ranked, never which
             neighbours are found.
+        recent: for the paired decoder, for each query the latest items of its history (``paired.recent_items``).
     """
 
     queries: NDArray[np.float32]
@@ -41,6 +43,7 @@ class SearchRequest:
     num_neighbors: int
     excluded: tuple[NDArray[np.int64], ...]
     allowed: tuple[NDArray[np.int64] | None, ...]
+    recent: tuple[RecentItems, ...] = ()
 
 
 ShardRequest = SearchRequest | LocalRequest | VectorsRequest | ReasonsRequest
@@ -67,7 +70,7 @@ class ShardHoldings:
 
     Attributes:
         num_entries, num_items: of the shard, also where its entries are not loaded.
-        statistics_bytes: in memory, for the global and the whitened decoder.
+        statistics_bytes: in memory, for all decoders but the local one; item pairs included.
     """
 
     num_entries: int
@@ -76,12 +79,22 @@ class ShardHoldings:
     has_entries: bool
 
 
+def available_decoders(shards: Sequence[Shard]) -> tuple[DecoderName, ...]:
+    """Those that can answer from shards as they were loaded."""
+    missing = set()
+    if not all(shard.has_entries for shard in shards):
+        missing.add("local")
+    if any(shard.pairs is None for shard in shards):
+        missing.add("paired")
+    return tuple(name for name in DECODERS if name not in missing)
+
+
 class ShardSearcher:
     """Answers for one shard.
 
     Args:
         pooled: over all shards.
-        decoders: those that will be asked for; the others are not made.
+        decoders: those that will be asked for, all that can answer where None; the others are not made.
     """
 
     def __init__(
@@ -90,18 +103,24 @@ class ShardSearcher:
         pooled: PooledStatistics,
         settings: DecoderSettings,
         *,
-        decoders: Sequence[DecoderName] = DECODERS,
+        decoders: Sequence[DecoderName] | None = None,
     ) -> None:
+        decoders = available_decoders([shard]) if decoders is None else decoders
         self.shard = shard
         self._title_map = pooled.title_map
         statistics, device = shard.statistics, shard.device
         self._linear: dict[DecoderName, GlobalDecoder | WhitenedDecoder] = {}
-        self._means = statistics.means() if {"global", "whitened"} & set(decoders) else np.zeros((0, 0), dtype=np.float32)
+        self._settings = settings
+        self._pairs: PairLookup | None = None
+        self._means = statistics.means() if set(decoders) - {"local"} else np.zeros((0, 0), dtype=np.float32)
         if "global" in decoders:
             self._linear["global"] = GlobalDecoder(statistics, means=self._means, device=device)
-        if "whitened" in decoders:
+        if {"whitened", "paired"} & set(decoders):
             rule = WhitenedRule.of(pooled, settings)
             self._linear["whitened"] = WhitenedDecoder(statistics, rule, shard.titles, means=self._means, device=device)
+        if "paired" in decoders:
+            assert shard.pairs is not None
+            self._pairs = PairLookup(shard.pairs, statistics.item_indexes)
 
     def search(self, request: ShardRequest) -> ShardAnswer:
         match request:
@@ -111,13 +130,24 @@ class ShardSearcher:
                 return item_vectors(self.shard, request, self._title_map)
             case ReasonsRequest():
                 return reasons(self.shard, request)
+        if request.decoder == "paired":
+            return self._paired(request)
         return self._linear[request.decoder].top_k(request.queries, request.k, request.excluded, request.allowed)
+
+    def _paired(self, request: SearchRequest) -> TopK:
+        whitened = self._linear["whitened"]
+        assert isinstance(whitened, WhitenedDecoder)
+        assert self._pairs is not None
+        weight, scale = self._settings.pair_weight, self._settings.pair_scale
+        raised = [self._pairs.evidence(recent).raised(weight=weight, scale=scale) for recent in request.recent]
+        return whitened.top_k(request.queries, request.k, request.excluded, request.allowed, raised=raised)
 
     def holdings(self) -> ShardHoldings:
         statistics = self.shard.statistics
         arrays = (getattr(statistics, field.name) for field in fields(statistics))
         num_bytes = sum(array.nbytes for array in arrays if not isinstance(array, np.memmap))
         num_bytes += self._means.nbytes + sum(decoder.num_bytes for decoder in self._linear.values())
+        num_bytes += 0 if self.shard.pairs is None else self.shard.pairs.num_bytes
         return ShardHoldings(len(self.shard), len(statistics.item_indexes), num_bytes, self.shard.has_entries)
 
 
@@ -135,7 +165,7 @@ def search_shards(searchers: Sequence[ShardSearcher], request: SearchRequest, sp
 
 
 class LinearExchange:
-    """Global or whitened: every shard ranks its items, one merge."""
+    """Global, whitened or paired: every shard ranks its items, one merge."""
 
     def __init__(self, request: SearchRequest, num_shards: int) -> None:
         self._request = request

@@ -8,16 +8,21 @@ from typing import Final, Literal, get_args
 from l2d_ray.errors import ArtefactError
 from l2d_ray.memory.state import seal, unseal
 
-DecoderName = Literal["global", "local", "whitened"]
+DecoderName = Literal["global", "local", "whitened", "paired"]
 DECODERS: Final[tuple[DecoderName, ...]] = get_args(DecoderName)
-SYSTEM_NAMES: Final = {"global": "l2d-g", "local": "l2d-l", "whitened": "l2d-w"}
+SYSTEM_NAMES: Final = {"global": "l2d-g", "local": "l2d-l", "whitened": "l2d-w", "paired": "l2d-p"}
 """Names of the decoders in tables and metrics."""
+BY_DISTANCE: Final[frozenset[DecoderName]] = frozenset(("global", "local"))
+"""Decoders whose scores are negated L2 distances."""
 FILE = "decoder.json"
 
 
 @dataclass(frozen=True)
 class DecoderSettings:
-    """Defaults are those that did well on the data sets tried so far; ``linear.WhitenedRule`` says what the whitened decoder's mean."""
+    """Defaults are those that did well on the data sets tried so far.
+
+    ``linear.WhitenedRule`` says what the whitened decoder's mean; the paired decoder has them too, and its own (``paired``).
+    """
 
     decoder: DecoderName = "whitened"
     num_neighbors: int = 200
@@ -27,6 +32,8 @@ class DecoderSettings:
     mean_shrinkage: float = 4.0
     shrinks_to_titles: bool = True
     cold_count: float | None = None
+    pair_weight: float = 10.0
+    pair_scale: float = 100.0
 
     def to_json(self) -> str:
         """With a hash, so that a changed digit is not taken for a setting."""

@@ -5,9 +5,10 @@ Pure: knows neither files nor metrics; ``score`` is given the ranked items of al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.local import local_candidates
 from l2d_ray.decode.local_merge import LocalMerge
-from l2d_ray.decode.settings import DecoderSettings
+from l2d_ray.decode.paired import Evidence, PairLookup, recent_items
+from l2d_ray.decode.search import available_decoders
+from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.index.shard import Shard
 from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics, merge_statistics
 from l2d_ray.memory.titles import TitleStates
@@ -37,6 +40,7 @@ class Grids:
     Attributes:
         half_lives_s: of the prior's decayed counts; None: no decay.
         shrinks_to_titles, cold_count: tried where the shards have titles.
+        pair_weight, pair_scale: all of both, where the shards have pairs; without a weight the paired decoder is not tried.
     """
 
     num_neighbors: tuple[int, ...]
@@ -47,14 +51,18 @@ class Grids:
     half_lives_s: tuple[int | None, ...] = (None,)
     shrinks_to_titles: tuple[bool, ...] = (False, True)
     cold_count: tuple[float | None, ...] = (None,)
+    pair_weight: tuple[float, ...] = ()
+    pair_scale: tuple[float, ...] = (DecoderSettings.pair_scale,)
 
     def without_titles(self) -> Grids:
         """For shards that have none."""
         return replace(self, shrinks_to_titles=(False,), cold_count=(None,))
 
-    def num_trials(self, *, has_entries: bool) -> int:
-        """How many trials ``tune`` makes."""
-        return 1 + NUM_PASSES * len(self.changes()) + 1 + has_entries * len(self.num_neighbors)
+    def num_trials(self, decoders: Collection[DecoderName]) -> int:
+        """How many trials ``tune`` makes of shards that these decoders can answer from."""
+        num_local = len(self.num_neighbors) if "local" in decoders else 0
+        num_paired = len(self.pair_weight) * len(self.pair_scale) if "paired" in decoders else 0
+        return 1 + NUM_PASSES * len(self.changes()) + 1 + num_local + num_paired
 
     def start(self) -> DecoderSettings:
         """The defaults, where the grids hold them."""
@@ -96,6 +104,7 @@ class Tuning:
 
 def tune(
     queries: NDArray[np.float32],
+    histories: Sequence[Sequence[int]],
     shards: Sequence[Shard],
     pooled: PooledStatistics,
     score: Score,
@@ -104,9 +113,10 @@ def tune(
     decayed: Callable[[int | None], NDArray[np.float64]],
     on_trial: OnTrial = lambda: None,
 ) -> Tuning:
-    """Choose settings. Shards without entries have no local decoder: num_neighbors then stays at its default.
+    """Choose settings. Shards without entries have no local decoder: num_neighbors then stays at its default; without pairs no paired one.
 
     Args:
+        histories: that the queries (n, d) are of.
         decayed: half-life in seconds -> decayed counts of all items that have entries, ascending by item index.
     """
     trials: list[Trial] = []
@@ -133,14 +143,44 @@ def tune(
     for _ in range(NUM_PASSES):
         for name, value in grids.changes():
             whitened = max(whitened, attempt(whitened.changed(name, value)), key=lambda trial: trial.score)
-    found = [whitened]
-    if all(shard.has_entries for shard in shards):
-        found.append(_tune_local(queries, shards, note, whitened, grids.num_neighbors))
-    everything = replace(whitened.settings, num_neighbors=found[-1].settings.num_neighbors)
+    found, everything = [whitened], whitened.settings
+    decoders = available_decoders(shards)
+    if "paired" in decoders and grids.pair_weight:
+        rule = WhitenedRule.of(pooled, everything)
+        decoder = WhitenedDecoder(statistics_of(whitened.half_life_s), rule, titles, means=means, device=device)
+        found.append(_tune_paired(queries, _evidence(shards, histories), decoder, note, whitened, grids))
+        chosen = found[-1].settings
+        everything = replace(everything, pair_weight=chosen.pair_weight, pair_scale=chosen.pair_scale)
+    if "local" in decoders:
+        found.append(_tune_local(queries, shards, note, replace(whitened, settings=everything), grids.num_neighbors))
+        everything = replace(everything, num_neighbors=found[-1].settings.num_neighbors)
     plain = replace(whitened, settings=replace(everything, decoder="global"))
     found.append(note(plain, GlobalDecoder(statistics, means=means, device=device).top_k(queries, NUM_RANKED).ids))
     best = max(found, key=lambda trial: trial.score)
     return Tuning(replace(everything, decoder=best.settings.decoder), whitened.half_life_s, tuple(trials))
+
+
+def _tune_paired(
+    queries: NDArray[np.float32],
+    evidence: Sequence[Evidence],
+    decoder: WhitenedDecoder,
+    note: Callable[[Trial, NDArray[np.int64]], Trial],
+    whitened: Trial,
+    grids: Grids,
+) -> Trial:
+    """Every weight with every scale, over the best whitened decoder."""
+    trials = []
+    for weight, scale in product(grids.pair_weight, grids.pair_scale):
+        raised = [of_query.raised(weight=weight, scale=scale) for of_query in evidence]
+        settings = replace(whitened.settings, decoder="paired", pair_weight=weight, pair_scale=scale)
+        trials.append(note(replace(whitened, settings=settings), decoder.top_k(queries, NUM_RANKED, raised=raised).ids))
+    return max(trials, key=lambda trial: trial.score)
+
+
+def _evidence(shards: Sequence[Shard], histories: Sequence[Sequence[int]]) -> list[Evidence]:
+    """What the pairs of all shards say for each history."""
+    lookups = [PairLookup(shard.pairs, shard.statistics.item_indexes) for shard in shards if shard.pairs is not None]
+    return [Evidence.joined([lookup.evidence(recent) for lookup in lookups]) for recent in map(recent_items, histories)]
 
 
 def _tune_local(

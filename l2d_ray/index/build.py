@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.errors import ArtefactError
+from l2d_ray.index.pairs import pairs_of_memory, write_pairs
 from l2d_ray.index.sealed import read_summary, seal
 from l2d_ray.index.segment import SUMMARY as SEGMENT_SUMMARY
 from l2d_ray.index.segment import Rows, item_indexes_of, read_keys, search_bytes, write_segment
 from l2d_ray.index.shard import ARRAY_TO_FIELD, SUMMARY, TOTAL, WITHIN_SCATTER, LiveSegment, buckets_of_shard, verify_shard
 from l2d_ray.memory.checksums import digest_of
+from l2d_ray.memory.pairs import ItemPairs
 from l2d_ray.memory.statistics import Decay, ItemStatistics, StatisticsBuilder
 from l2d_ray.memory.table import Memory
 
@@ -41,7 +43,8 @@ class ShardSummary:
         num_items: those with a live entry.
         num_dead: entries in its files that no longer count.
         digest: sum of the live entries' checksums, modulo 2^64.
-        statistics_bytes, entries_bytes: what serving keeps in memory for its statistics and, on top, for its entries.
+        statistics_bytes, pairs_bytes, entries_bytes: what serving keeps in memory for its statistics and, on top, for its pairs and its
+            entries.
     """
 
     num_entries: int
@@ -49,11 +52,19 @@ class ShardSummary:
     num_dead: int
     digest: int
     statistics_bytes: int
+    pairs_bytes: int
     entries_bytes: int
 
 
 def build_shard(
-    memory: Memory, shard: int, num_shards: int, folder: Path, *, kind: IndexKind = "exact", on_progress: OnProgress = lambda rows: None
+    memory: Memory,
+    shard: int,
+    num_shards: int,
+    folder: Path,
+    *,
+    kind: IndexKind = "exact",
+    has_pairs: bool = True,
+    on_progress: OnProgress = lambda rows: None,
 ) -> ShardSummary:
     """Build a shard's folder, unless it is sealed already: a folder belongs to one memory version and one number of shards."""
     sealed = sealed_summary(folder)
@@ -74,7 +85,9 @@ def build_shard(
         name = SEGMENT.format(0)
         segment = write_segment(folder / name, keys, rows, catalogue=memory.catalogue, dim=memory.dim, kind=kind)
         live[name] = LiveSegment(segment, items, np.zeros(0, dtype=np.int64))
-    return seal_shard(folder, live, builder.result(), kind=kind, digest=digest_of(keys.checksums))
+    statistics = builder.result()
+    pairs = pairs_of_memory(memory, statistics) if has_pairs else None
+    return seal_shard(folder, live, statistics, pairs, kind=kind, digest=digest_of(keys.checksums))
 
 
 def add_up(rows: Iterable[Rows], builder: StatisticsBuilder, catalogue: Catalogue, on_progress: OnProgress) -> Iterator[Rows]:
@@ -87,7 +100,7 @@ def add_up(rows: Iterable[Rows], builder: StatisticsBuilder, catalogue: Catalogu
 
 
 def seal_shard(
-    folder: Path, segments: Mapping[str, LiveSegment], statistics: ItemStatistics, *, kind: IndexKind, digest: int
+    folder: Path, segments: Mapping[str, LiveSegment], statistics: ItemStatistics, pairs: ItemPairs | None, *, kind: IndexKind, digest: int
 ) -> ShardSummary:
     """Write what a shard has beside its segments, which stand in the folder by these names, and its summary."""
     files = []
@@ -96,7 +109,8 @@ def seal_shard(
         files += [f"{name}/{SEGMENT_SUMMARY}", *_write_arrays(folder, arrays)]
     files += _write_arrays(folder, {f"{name}.npy": getattr(statistics, field) for name, field in ARRAY_TO_FIELD.items()})
     files += _write_arrays(folder, {WITHIN_SCATTER: statistics.within_scatter(), TOTAL: statistics.total()})
-    fields = {
+    files += [] if pairs is None else write_pairs(folder, pairs)
+    content = {
         "kind": kind,
         "num_entries": statistics.num_entries,
         "num_items": len(statistics.counts),
@@ -104,9 +118,10 @@ def seal_shard(
         "digest": f"{digest:016x}",
         "segments": list(segments),
         "statistics_bytes": sum((folder / f"{name}.npy").stat().st_size for name in ARRAY_TO_FIELD),
+        "pairs_bytes": 0 if pairs is None else pairs.num_bytes,
         "entries_bytes": sum(search_bytes(folder / name) for name in segments),
     }
-    seal(folder / SUMMARY, fields, files)
+    seal(folder / SUMMARY, content, files)
     return _read_summary(folder)
 
 
@@ -138,6 +153,5 @@ def _write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> list[str]
 
 def _read_summary(folder: Path) -> ShardSummary:
     content = read_summary(folder / SUMMARY).fields
-    digest = int(content["digest"], 16)
-    names = ("statistics_bytes", "entries_bytes")
-    return ShardSummary(content["num_entries"], content["num_items"], content["num_dead"], digest, *(content[name] for name in names))
+    values = {field.name: content[field.name] for field in fields(ShardSummary)}
+    return ShardSummary(**values | {"digest": int(content["digest"], 16)})

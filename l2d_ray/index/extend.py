@@ -4,6 +4,7 @@
     rows that are new                          one more segment, searched exactly unless it is large
     statistics                                 old + new - gone; sums of float16 are exact, so they equal a rebuild's bit for bit.
                                                An index of statistics alone takes the vectors of both from the memory
+    item pairs                                 counted anew
 
 A new segment takes in the live entries of the segments before it that are no larger (never those of the first), so that n extensions
 leave about log n segments. Where too much is new or dead the shard is built anew.
@@ -38,6 +39,7 @@ from l2d_ray.index.build import (
     start_anew,
 )
 from l2d_ray.index.kinds import choose_kind
+from l2d_ray.index.pairs import pairs_of_memory
 from l2d_ray.index.sealed import REMEDY, Summary, read_summary
 from l2d_ray.index.segment import RowKeys, Rows, item_indexes_of, read_item_ids, read_keys, write_segment
 from l2d_ray.index.shard import SUMMARY, LiveSegment, buckets_of_shard, load_segment, read_statistics
@@ -103,6 +105,7 @@ def extend_shard(
     folder: Path,
     *,
     rebuild_fraction: float = REBUILD_FRACTION,
+    has_pairs: bool = True,
     on_progress: OnProgress = lambda rows: None,
 ) -> ShardSummary:
     """Make the shard's folder from that of the older version, unless it is sealed already.
@@ -117,12 +120,12 @@ def extend_shard(
     kind: IndexKind = old_summary.fields["kind"]
     if kind == "statistics":
         start_anew(folder)
-        return _extend_statistics(versions, old_summary, folder, on_progress)
+        return _extend_statistics(versions, old_summary, folder, has_pairs, on_progress)
     difference = memory.difference(versions.older, versions.buckets)
     old = _old_segments(old_summary, memory.catalogue, difference.removed)
     added = read_keys(difference.added, memory.catalogue, source=source_of(memory))
     if _changed_share(old, added) > rebuild_fraction:
-        return build_shard(memory, versions.shard, versions.num_shards, folder, kind=kind, on_progress=on_progress)
+        return build_shard(memory, versions.shard, versions.num_shards, folder, kind=kind, has_pairs=has_pairs, on_progress=on_progress)
     _check_rows(old, added, difference.removed, source_of(memory))
     start_anew(folder)
     builder = StatisticsBuilder(np.unique(added.item_indexes).astype(np.int64), memory.dim)
@@ -132,10 +135,11 @@ def extend_shard(
     statistics = subtract_statistics(merge_statistics([before, builder.result()]), _statistics_of_gone(old, memory))
     statistics = with_times(statistics, _live_times(segments.values()), decay=Decay(memory.half_life_s, memory.reference_time))
     digest = sum(digest_of(live.segment.checksums[live.live_positions()]) for live in segments.values()) % 2**64
-    return seal_shard(folder, segments, statistics, kind=kind, digest=digest)
+    pairs = pairs_of_memory(memory, statistics) if has_pairs else None
+    return seal_shard(folder, segments, statistics, pairs, kind=kind, digest=digest)
 
 
-def _extend_statistics(versions: Versions, old_summary: Summary, folder: Path, on_progress: OnProgress) -> ShardSummary:
+def _extend_statistics(versions: Versions, old_summary: Summary, folder: Path, has_pairs: bool, on_progress: OnProgress) -> ShardSummary:
     """A shard without entries: the vectors of what is new and gone come from the memory, the times from its keys."""
     memory, source = versions.memory, source_of(versions.memory)
     difference = memory.difference(versions.older, versions.buckets)
@@ -148,7 +152,8 @@ def _extend_statistics(versions: Versions, old_summary: Summary, folder: Path, o
     statistics = with_times(subtract_statistics(merge_statistics([before, added]), gone), times, decay=decay)
     if statistics.num_entries != len(keys):
         raise ArtefactError(f"The index at {old_summary.path.parent} does not hold the memory version that it was made from; {REMEDY}.")
-    return seal_shard(folder, {}, statistics, kind="statistics", digest=digest_of(keys.checksums))
+    pairs = pairs_of_memory(memory, statistics) if has_pairs else None
+    return seal_shard(folder, {}, statistics, pairs, kind="statistics", digest=digest_of(keys.checksums))
 
 
 def _statistics_of_rows(rows: Iterable[EntryBatch], memory: Memory, on_progress: OnProgress) -> ItemStatistics:

@@ -57,7 +57,8 @@ class IndexManifest:
         num_dead: entries of each shard's files that no longer count.
         digest: the memory version's, 16 hexadecimal digits.
         half_life_s, reference_time: of the decayed counts.
-        statistics_bytes, entries_bytes: what serving keeps in memory for each shard's statistics and, on top, for its entries.
+        statistics_bytes, pairs_bytes, entries_bytes: what serving keeps in memory for each shard's statistics and, on top, for its pairs
+            and its entries.
         has_titles: whether the states of titles are in it.
     """
 
@@ -74,8 +75,14 @@ class IndexManifest:
     half_life_s: int | None
     reference_time: int
     statistics_bytes: tuple[int, ...]
+    pairs_bytes: tuple[int, ...]
     entries_bytes: tuple[int, ...]
     has_titles: bool
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether item pairs are in it."""
+        return any(self.pairs_bytes)
 
     @property
     def largest_share(self) -> float:
@@ -121,9 +128,10 @@ class Index:
         items, states = (f"{self.manifest.generation}/{name}" for name in titles_files(shard))
         return TitleStates(self.summary.array(items), self.summary.array(states, in_memory=False))
 
-    def shard(self, shard: int, *, device: str = "cpu", with_entries: bool = True) -> Shard:
+    def shard(self, shard: int, *, device: str = "cpu", with_entries: bool = True, with_pairs: bool = True) -> Shard:
         """A shard; ArtefactError names a file that is missing or changed. Without entries no file of an entry is opened."""
-        loaded = load_shard(self._verified(f"{shard_dir(Path(), shard)}/{SUMMARY}").parent, device=device, with_entries=with_entries)
+        folder = self._verified(f"{shard_dir(Path(), shard)}/{SUMMARY}").parent
+        loaded = load_shard(folder, device=device, with_entries=with_entries, with_pairs=with_pairs)
         return replace(loaded, titles=self.titles(shard))
 
     def shards(self, *, device: str = "cpu", with_entries: bool = True) -> list[Shard]:

@@ -40,6 +40,7 @@ class IndexOptions:
         is_extended: whether an older index may be extended; if not, one that holds dead entries is built anew too.
         rebuild_fraction: see ``extend_shard``.
         num_previous: generations before this one that stay, for readers that have opened them and for going back.
+        has_pairs: whether item pairs are counted, for the paired decoder.
     """
 
     kind: IndexKindChoice = "auto"
@@ -47,6 +48,7 @@ class IndexOptions:
     is_extended: bool = True
     rebuild_fraction: float = REBUILD_FRACTION
     num_previous: int = 1
+    has_pairs: bool = True
 
 
 DEFAULTS: Final = IndexOptions()
@@ -79,7 +81,7 @@ class IndexPlan:
 def plan_index(memory: Memory, num_shards: int, index_dir: Path, *, options: IndexOptions = DEFAULTS) -> IndexPlan:
     """Reuse the index of this version; extend that of an older one where it has the same shards and kind; else build."""
     kind, base = _kind(memory, num_shards, options), _readable(index_dir)
-    action, reason = _decide(base, memory, num_shards, kind, options.is_extended)
+    action, reason = _decide(base, memory, num_shards, kind, options)
     base = None if action == "built" else base
     parts = (
         memory.fingerprint,
@@ -88,6 +90,7 @@ def plan_index(memory: Memory, num_shards: int, index_dir: Path, *, options: Ind
         kind,
         num_shards,
         options.rebuild_fraction,
+        options.has_pairs,
         base and base.manifest.generation,
     )
     generation = f"v{memory.version}-{blake2b(repr(parts).encode(), digest_size=6).hexdigest()}"
@@ -120,13 +123,14 @@ def make_shard(plan: IndexPlan, shard: int) -> ShardSummary:
     memory, folder = Memory.open(plan.memory_uri, version=plan.memory_version), plan.shard_dir(shard)
     with writing(str(plan.index_dir)):
         if plan.base is None:
-            return build_shard(memory, shard, plan.num_shards, folder, kind=plan.kind)
+            return build_shard(memory, shard, plan.num_shards, folder, kind=plan.kind, has_pairs=plan.options.has_pairs)
         reason = why_not_extended(plan.base.manifest, memory, plan.num_shards, plan.kind)
         if reason is not None:
             raise ArtefactError(f"The index at {plan.index_dir} cannot be extended: {reason}; build it with index.extend=false.")
         older = Memory.open(plan.memory_uri, version=plan.base.manifest.memory_version)
         versions = Versions(memory, older, shard, plan.num_shards)
-        return extend_shard(versions, plan.base.shard_dir(shard), folder, rebuild_fraction=plan.options.rebuild_fraction)
+        old_folder, options = plan.base.shard_dir(shard), plan.options
+        return extend_shard(versions, old_folder, folder, rebuild_fraction=options.rebuild_fraction, has_pairs=options.has_pairs)
 
 
 def finish_index(
@@ -183,16 +187,17 @@ def _kind(memory: Memory, num_shards: int, options: IndexOptions) -> IndexKind:
     return choose_kind(-(-len(memory) // num_shards), memory.dim, device=options.device, wanted=options.kind)
 
 
-def _decide(base: Index | None, memory: Memory, num_shards: int, kind: IndexKind, is_extended: bool) -> tuple[Action, str]:
+def _decide(base: Index | None, memory: Memory, num_shards: int, kind: IndexKind, options: IndexOptions) -> tuple[Action, str]:
     """What to do, and where that is to build, why."""
     if base is None:
         return "built", "there is no index that this release reads"
     reason = why_not_extended(base.manifest, memory, num_shards, kind)
     if reason is not None:
         return "built", reason
-    if base.manifest.memory_version == memory.version and (is_extended or not any(base.manifest.num_dead)):
+    is_of_version = base.manifest.memory_version == memory.version and base.manifest.has_pairs == options.has_pairs
+    if is_of_version and (options.is_extended or not any(base.manifest.num_dead)):
         return "reused", ""
-    if not is_extended:
+    if not options.is_extended:
         return "built", "extension is switched off"
     return "extended", ""
 

@@ -6,6 +6,7 @@
     SHARD/items.npy (v,) · counts.npy (v,) · sums.npy (v, d) float64 · last_timestamps.npy (v,) · decayed_counts.npy (v,) float64
     SHARD/scatter.npy (d, d) float64     all six: the statistics of the live entries
     SHARD/within_scatter.npy, total.npy  (d, d) and (d,) float64, this shard's part of the pooled statistics
+    SHARD/pairs.*.npy                    item pairs of those items, see index.pairs
     SHARD/shard.json                     written last
 
 What global and whitened decoding need are the statistics alone; a shard may be loaded, or built, without entries.
@@ -24,9 +25,11 @@ from numpy.typing import NDArray
 from l2d_ray.errors import ArtefactError
 from l2d_ray.index.exact import ExactSearch
 from l2d_ray.index.kinds import SegmentSearch
+from l2d_ray.index.pairs import PAIRS_FILES, read_pairs
 from l2d_ray.index.sealed import Summary, read_summary
 from l2d_ray.index.segment import SUMMARY as SEGMENT_SUMMARY
 from l2d_ray.index.segment import Segment, open_search, open_segment
+from l2d_ray.memory.pairs import ItemPairs
 from l2d_ray.memory.statistics import NO_TIMESTAMP, ItemStatistics
 from l2d_ray.memory.titles import TitleStates
 from l2d_ray.schema import NUM_BUCKETS, bucket_of
@@ -103,13 +106,15 @@ class LiveSegment:
 class Shard:
     """Statistics of a shard, and its entries in segments; None where it was loaded or built without entries.
 
-    A position counts through the segments, dead entries included. ``titles`` are of all its items, also those without entries.
+    A position counts through the segments, dead entries included. ``titles`` are of all its items, also those without entries; without
+    them, or without ``pairs``, there are none.
     """
 
     statistics: ItemStatistics
     segments: tuple[LiveSegment, ...] | None
     device: str = "cpu"
     titles: TitleStates | None = None
+    pairs: ItemPairs | None = None
 
     def __len__(self) -> int:
         """Live entries, also where they are not loaded."""
@@ -212,16 +217,17 @@ def shard_of_arrays(
     return Shard(statistics, (live,) if len(order) else (), device)
 
 
-def load_shard(folder: Path, *, device: str = "cpu", with_entries: bool = True) -> Shard:
+def load_shard(folder: Path, *, device: str = "cpu", with_entries: bool = True, with_pairs: bool = True) -> Shard:
     """Read a shard, every file that is used compared with its hash; ArtefactError names the file that differs.
 
-    Without entries (or where the index has none) no file of an entry is opened.
+    Without entries (or where the index has none) no file of an entry is opened, without pairs none of them.
     """
     summary = read_summary(folder / SUMMARY)
-    statistics = read_statistics(summary)
+    statistics, pairs = read_statistics(summary), read_pairs(summary) if with_pairs else None
     if not with_entries or summary.fields["kind"] == "statistics":
-        return Shard(statistics, None, device)
-    return Shard(statistics, tuple(load_segment(summary, name, device=device) for name in summary.fields["segments"]), device)
+        return Shard(statistics, None, device, pairs=pairs)
+    segments = tuple(load_segment(summary, name, device=device) for name in summary.fields["segments"])
+    return Shard(statistics, segments, device, pairs=pairs)
 
 
 def read_statistics(summary: Summary) -> ItemStatistics:
@@ -240,7 +246,8 @@ def load_segment(summary: Summary, name: str, *, device: str | None) -> LiveSegm
 def verify_shard(folder: Path, *, with_entries: bool = True) -> None:
     """Compare every file of a shard with its hash, keeping nothing; ArtefactError names the file that differs."""
     summary = read_summary(folder / SUMMARY)
-    for name in summary.files if with_entries else (f"{name}.npy" for name in ARRAY_TO_FIELD):
+    needed = {f"{name}.npy" for name in ARRAY_TO_FIELD}.union(PAIRS_FILES) & summary.files.keys()
+    for name in summary.files if with_entries else needed:
         summary.verified(name)
     for name in summary.fields["segments"] if with_entries else ():
         open_segment(folder / name)

@@ -5,7 +5,7 @@ Stored as immutable files (schema.REMEMBERED_SEQUENCES) that a version names in 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,3 +61,15 @@ def load_sequences(uri: str, names: Sequence[str], user_ids: Collection[str] | N
         for row in rows.to_pylist():
             found[row["user_id"]] = RememberedSequence(row["user_id"], tuple(row["item_ids"]), tuple(row["timestamps"]))
     return found
+
+
+def iter_newest(uri: str, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Tables of sequences (schema.REMEMBERED_SEQUENCES), file by file, each user's newest row alone."""
+    seen: set[str] = set()
+    for name in reversed(names):
+        table = read_table(uri, name, REMEMBERED_SEQUENCES)
+        if seen:
+            table = table.filter(pc.invert(pc.is_in(table["user_id"], value_set=pa.array(sorted(seen), type=pa.string()))))
+        if name.startswith(RECENT):  # the other files have no user twice
+            seen.update(table["user_id"].to_pylist())
+        yield table

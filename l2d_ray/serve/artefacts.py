@@ -109,7 +109,8 @@ class ServedArtefacts:
 
     def load_searcher(self, shard: int, *, device: str) -> ShardSearcher:
         self._refuse_removed_index()
-        loaded = self.index.shard(shard, device=device, with_entries="local" in self.decoders)
+        needs = {"with_entries": "local" in self.decoders, "with_pairs": "paired" in self.decoders}
+        loaded = self.index.shard(shard, device=device, **needs)
         return ShardSearcher(loaded, self.index.pooled(), self.settings, decoders=self.decoders)
 
     def _catalogue(self) -> Catalogue:
@@ -126,14 +127,19 @@ class ServedArtefacts:
 
 
 def _refuse_unfit(index: Index, decoders: Sequence[DecoderName]) -> None:
-    """Raise ArtefactError where a shard is not whole, or the index has no entries for a decoder that needs them."""
+    """Raise ArtefactError where a shard is not whole, or the index lacks what a decoder needs."""
     for folder in map(index.shard_dir, range(index.manifest.num_shards)):
         if not is_sealed(folder):
             raise ArtefactError(f"The shard {folder} is missing or half-built; run jobs.build_index again.")
     if index.manifest.kind == "statistics" and "local" in decoders:
         raise ArtefactError(
             f"The index at {index.index_dir} holds item statistics alone, but the decoder local needs entries; serve with "
-            "decoders: [global, whitened], or set index.kind to auto and run jobs.build_index again."
+            "decoders: [global, whitened, paired], or set index.kind to auto and run jobs.build_index again."
+        )
+    if not index.manifest.has_pairs and "paired" in decoders:
+        raise ArtefactError(
+            f"The index at {index.index_dir} holds no item pairs, but the decoder paired needs them; leave it out of decoders, or set "
+            "index.pairs to true and run jobs.build_index again."
         )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from l2d_ray.decode.cold import ColdItems
 from l2d_ray.decode.linear import WhitenedRule
 from l2d_ray.decode.search import SearchRequest
-from l2d_ray.decode.settings import DecoderSettings
+from l2d_ray.decode.settings import BY_DISTANCE, DecoderSettings
 from l2d_ray.decode.topk import TopK
 from l2d_ray.memory.statistics import PooledStatistics
 from l2d_ray.memory.titles import TitleStates
@@ -28,14 +28,14 @@ SPARE_STATES = 1000
 
 @dataclass(frozen=True, eq=False)
 class Cold:
-    """What is ranked at one moment: by distance (global, local), and by the whitened decoder."""
+    """What is ranked at one moment: by distance (global, local), and by the whitened and the paired decoder."""
 
     by_distance: ColdItems | None = None
     whitened: ColdItems | None = None
 
     def top_k(self, request: SearchRequest) -> TopK | None:
         """The k best of them for each query; None where there are none."""
-        items = self.whitened if request.decoder == "whitened" else self.by_distance
+        items = self.by_distance if request.decoder in BY_DISTANCE else self.whitened
         if items is None:
             return None
         return items.top_k(request.queries, request.decoder, request.k, excluded=request.excluded, allowed=request.allowed)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.titles import clean_title
 from l2d_ray.decode.decoder import HistoryItem, PromptWriter, edge_scores
+from l2d_ray.decode.paired import RecentItems, recent_items
 from l2d_ray.decode.search import SearchRequest
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
@@ -45,6 +46,7 @@ class Question:
         offset: items of the ranking that are on earlier pages.
         depth: length of the ranking that is searched.
         cold: items that no shard has, when the question was read.
+        recent: the latest items of the history.
     """
 
     decoder: DecoderName
@@ -55,6 +57,22 @@ class Question:
     depth: int
     diversity: float
     cold: Cold
+    recent: RecentItems
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """A user's history as it was read.
+
+    Attributes:
+        prompt: what a prompt is written of, oldest first.
+        items: item indexes that the user has met.
+        recent: the latest ones.
+    """
+
+    prompt: list[HistoryItem]
+    items: set[int]
+    recent: RecentItems
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +137,8 @@ class RecommendationLogic:
                 "explain", "Explanations need memory_uri and the entries that the decoder local loads; this deployment has them not."
             )
 
-    def read_history(self, request: RecommendationRequest, stored: Sequence[str]) -> tuple[list[HistoryItem], set[int]]:
-        """What a prompt is written of, and the items that the user has met.
+    def read_history(self, request: RecommendationRequest, stored: Sequence[str]) -> History:
+        """The user's history.
 
         Args:
             stored: the user's stored items; those that no catalogue ever had are passed over.
@@ -136,16 +154,17 @@ class RecommendationLogic:
                 "The request needs a history of at least one item, or the user_id of somebody with stored interactions.",
             )
         items = [self.catalogue.history_item(entry) if isinstance(entry, int) else entry for entry in read]
-        return items, {entry for entry in read if isinstance(entry, int)}
+        return History(items, {entry for entry in read if isinstance(entry, int)}, recent_items(read))
 
     def write_prompt(self, history: Sequence[HistoryItem]) -> TokenIds:
         return self._writer.write(history)
 
-    def question(self, request: RankingOptions, left_out: set[int], *, offset: int = 0) -> Question:
+    def question(self, request: RankingOptions, left_out: set[int], recent: RecentItems, *, offset: int = 0) -> Question:
         """How the request is ranked.
 
         Args:
             left_out: item indexes that must not be recommended.
+            recent: the latest items of its history.
         """
         self.check_decoder(request.decoder)
         excluded = left_out | self.catalogue.deleted() | set(self._known_indexes(request.exclude_item_ids))
@@ -160,6 +179,7 @@ class RecommendationLogic:
             depth=pool if request.diversity else offset + request.k + 1,  # one more says whether there is a next page
             diversity=request.diversity,
             cold=self.cold.current,
+            recent=recent,
         )
 
     def search_request(self, questions: Sequence[Question], queries: NDArray[np.float32]) -> SearchRequest:
@@ -172,6 +192,7 @@ class RecommendationLogic:
             num_neighbors=questions[0].num_neighbors,
             excluded=tuple(row.excluded for question in questions for row in question.rows),
             allowed=tuple(row.allowed for question in questions for row in question.rows),
+            recent=tuple(question.recent for question in questions for _ in question.rows),
         )
 
     def ranked(self, found: TopK, request: SearchRequest, questions: Sequence[Question]) -> list[Ranked]:

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from l2d_ray.decode.paired import recent_items
 from l2d_ray.decode.settings import DECODERS, DecoderName
 from l2d_ray.errors import ArtefactError, NotFoundError
 from l2d_ray.serve.answers import Asked, Outcome, Stopwatch, answer_of, outcomes_of, page_of, reasons_of
@@ -86,7 +87,7 @@ class Recommender:
         watch, deadline = Stopwatch(), deadline_of([options])
         logic = await self.current()
         index = await self.off_loop(index_of, logic, item_id)
-        question = await self.off_loop(logic.question, options, {index})
+        question = await self.off_loop(logic.question, options, {index}, recent_items([index]))
         tokenize = watch.lap_ms()
         vector = await self._shards.vector(logic, index, deadline)
         asked = [Asked(options, logic, question)]
@@ -237,9 +238,10 @@ def _read(plan: Plan, logic: RecommendationLogic, stored: Mapping[str, tuple[str
     if request.explain:
         logic.check_explanations()
     seen = stored.get(request.user_id or "", ())[: plan.num_stored]
-    history, met = logic.read_history(request, seen)
-    question = logic.question(request, met if request.exclude_history else set(), offset=plan.offset)
-    return Asked(request, logic, question, plan, len(seen)), logic.write_prompt(history)
+    history = logic.read_history(request, seen)
+    left_out = history.items if request.exclude_history else set()
+    question = logic.question(request, left_out, history.recent, offset=plan.offset)
+    return Asked(request, logic, question, plan, len(seen)), logic.write_prompt(history.prompt)
 
 
 def _histories_of(logic: RecommendationLogic, sample_ids: set[int]) -> Mapping[int, SampleHistory]:

@@ -72,6 +72,7 @@ def _joined_searches(searches: Sequence[SearchRequest]) -> SearchRequest:
         max(search.num_neighbors for search in searches),
         tuple(items for search in searches for items in search.excluded),
         tuple(items for search in searches for items in search.allowed),
+        tuple(items for search in searches for items in search.recent),
     )
 
 

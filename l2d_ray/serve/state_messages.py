@@ -126,7 +126,7 @@ class ShardStatus(Message):
     shard: int
     num_entries: int = Field(description="Entries of the shard's items, loaded or not.")
     num_items: int
-    statistics_bytes: int = Field(description="Memory for item statistics: what the global and whitened decoders need.")
+    statistics_bytes: int = Field(description="Memory for item statistics and pairs: what all decoders but local need.")
     entries_bytes: int = Field(description="Memory for entries: what the local decoder needs on top; 0 where none are loaded.")
 
 

@@ -151,7 +151,7 @@ class Upkeep:
 
     def _into_index(self, memory: Memory, *, num_previous: int) -> None:
         before = open_index(self._index_dir).manifest
-        options = IndexOptions(kind=before.kind, num_previous=num_previous)
+        options = IndexOptions(kind=before.kind, num_previous=num_previous, has_pairs=before.has_pairs)
         with only_builder(self._index_dir):
             plan = plan_index(memory, before.num_shards, self._index_dir, options=options)
             shards = [make_shard(plan, shard) for shard in range(plan.num_shards)]

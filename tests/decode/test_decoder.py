@@ -45,7 +45,7 @@ def test_one_shard_and_three_give_one_answer(run, index_dirs, decoder, name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_recommending_is_encoding_then_searching(decoder, name):
     found = decoder.recommend(HISTORIES, 5, decoder=name)
-    again = decoder.search(decoder.encode(HISTORIES), 5, decoder=name)
+    again = decoder.search(decoder.encode(HISTORIES), 5, histories=HISTORIES, decoder=name)
     np.testing.assert_array_equal(found.ids, again.ids)
     np.testing.assert_array_equal(found.scores, again.scores)
     assert found.ids.shape == (len(HISTORIES), 5)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from l2d_ray.decode.linear import WhitenedDecoder, WhitenedRule
+from l2d_ray.decode.paired import recent_items
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, search_shards
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.decode.tuning import NUM_RANKED, Grids, Tuning, tune
 from l2d_ray.errors import ArtefactError
 from l2d_ray.index.shard import Shard, shard_of_arrays
+from l2d_ray.memory.pairs import ItemSequences, count_pairs
 from l2d_ray.memory.state import seal
 from l2d_ray.memory.statistics import PooledStatistics, merge_statistics, statistics_of
 from l2d_ray.memory.titles import TitleMap, TitleStates
@@ -42,6 +44,7 @@ SHARDS = make_shards()
 STATISTICS = merge_statistics([shard.statistics for shard in SHARDS])
 POOLED = PooledStatistics.of([shard.statistics for shard in SHARDS])
 QUERIES = np.random.default_rng(1).normal(size=(300, DIM)).astype(np.float32)
+HISTORIES = [np.random.default_rng(row).integers(0, 30, 5).tolist() for row in range(len(QUERIES))]
 
 
 def decayed(half_life_s: int | None) -> np.ndarray:
@@ -51,7 +54,7 @@ def decayed(half_life_s: int | None) -> np.ndarray:
 
 
 def tuned(score, shards: list[Shard] = SHARDS, **options) -> Tuning:
-    return tune(QUERIES, shards, POOLED, score, grids=GRIDS, decayed=decayed, **options)
+    return tune(QUERIES, HISTORIES, shards, POOLED, score, grids=GRIDS, decayed=decayed, **options)
 
 
 def test_as_many_trials_as_promised_each_ranking_every_query():
@@ -62,14 +65,14 @@ def test_as_many_trials_as_promised_each_ranking_every_query():
         return 0.0
 
     trials = tuned(score, on_trial=lambda: ticks.append(1)).trials
-    assert len(trials) == len(ticks) == GRIDS.num_trials(has_entries=True) == 1 + 2 * 10 + 3 + 1
+    assert len(trials) == len(ticks) == GRIDS.num_trials(("global", "local", "whitened")) == 1 + 2 * 10 + 3 + 1
     assert shapes == [(len(QUERIES), NUM_RANKED)] * len(trials)
 
 
 def test_without_entries_the_local_decoder_is_left_out():
     shards = [Shard(shard.statistics, None, "cpu") for shard in SHARDS]
     found = tuned(lambda ranked: -float(len(ranked)), shards)
-    assert len(found.trials) == GRIDS.num_trials(has_entries=False)
+    assert len(found.trials) == GRIDS.num_trials(("global", "whitened"))
     assert {trial.settings.decoder for trial in found.trials} == {"whitened", "global"}
     assert found.settings.num_neighbors == DecoderSettings().num_neighbors
 
@@ -120,7 +123,7 @@ def test_the_search_goes_one_setting_at_a_time():
 
 def test_a_grid_of_one_value_is_that_setting_also_where_all_score_alike():
     one = Grids(num_neighbors=(3,), shrinkage=(0.5,), mean_shrinkage=(0.0,), prior_weight=(7.0,), prior_smoothing=(0.3,)).without_titles()
-    found = tune(QUERIES, SHARDS, POOLED, lambda ranked: 0.0, grids=one, decayed=decayed)
+    found = tune(QUERIES, HISTORIES, SHARDS, POOLED, lambda ranked: 0.0, grids=one, decayed=decayed)
     assert found.settings == DecoderSettings("whitened", 3, 0.5, 7.0, 0.3, 0.0, shrinks_to_titles=False)
 
 
@@ -136,10 +139,29 @@ def test_titles_are_shrunk_to_and_cold_items_counted_as_it_pays():
     planted = WhitenedDecoder(STATISTICS, rule, TitleStates.joined([shard.titles for shard in shards])).top_k(QUERIES, NUM_RANKED).ids
     assert (planted[:, 0] == 30).any()
     pooled = replace(POOLED, title_map=title_map)
-    found = tune(QUERIES, shards, pooled, agreement_with(planted), grids=grids, decayed=decayed)
+    found = tune(QUERIES, HISTORIES, shards, pooled, agreement_with(planted), grids=grids, decayed=decayed)
     assert (found.settings.shrinks_to_titles, found.settings.cold_count) == (True, 40.0)
     assert max(trial.score for trial in found.trials) == 1.0
-    assert len(found.trials) == grids.num_trials(has_entries=True) == 1 + 2 * 15 + 3 + 1
+    assert len(found.trials) == grids.num_trials(("global", "local", "whitened")) == 1 + 2 * 15 + 3 + 1
+
+
+def test_planted_settings_of_the_paired_decoder_are_found_and_it_is_the_default():
+    sequences = [ItemSequences.of([np.random.default_rng(user).integers(0, 30, 12).tolist() for user in range(9)])]
+    counted = [(shard.statistics.item_indexes, shard.statistics.counts) for shard in SHARDS]
+    shards = [replace(shard, pairs=count_pairs(lambda: sequences, *of, 30)) for shard, of in zip(SHARDS, counted, strict=True)]
+    wanted = DecoderSettings("paired", 1, 0.4, 5.0, 0.5, 3.0, shrinks_to_titles=False, pair_weight=7.0, pair_scale=20.0)
+    searchers = [ShardSearcher(shard, POOLED, wanted) for shard in shards]
+    nothing = (np.zeros(0, dtype=np.int64),) * len(QUERIES)
+    recent = tuple(map(recent_items, HISTORIES))
+    request = SearchRequest(QUERIES, "paired", NUM_RANKED, 1, nothing, (None,) * len(QUERIES), recent)
+    one = Grids((3,), (0.4,), (3.0,), (5.0,), (0.5,), shrinks_to_titles=(False,), pair_weight=(0.0, 7.0, 9.0), pair_scale=(2.0, 20.0))
+    agreement = agreement_with(search_shards(searchers, request).ids)
+    found = tune(QUERIES, HISTORIES, shards, POOLED, agreement, grids=one, decayed=decayed)
+    assert len(found.trials) == one.num_trials(("global", "local", "whitened", "paired")) == 1 + 1 + 1 + 6
+    assert [trial.settings for trial in found.trials if trial.score == 1.0] == [
+        replace(wanted, num_neighbors=DecoderSettings().num_neighbors)
+    ]
+    assert found.settings == replace(wanted, num_neighbors=3)
 
 
 def test_the_default_is_the_best_decoder_of_all():
@@ -161,5 +183,5 @@ def test_settings_survive_their_file_and_damage_is_refused():
     ):
         with pytest.raises(ArtefactError, match="is damaged"):
             DecoderSettings.from_json(text)
-    with pytest.raises(ArtefactError, match="names the decoder 'cosine', wanted one of global, local, whitened"):
+    with pytest.raises(ArtefactError, match="names the decoder 'cosine', wanted one of global, local, whitened, paired"):
         DecoderSettings.from_json(seal(asdict(settings) | {"decoder": "cosine"}))

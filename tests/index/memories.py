@@ -11,6 +11,7 @@ from l2d_ray.index.layout import Index, open_index
 from l2d_ray.index.search import squared_distances
 from l2d_ray.index.shard import Shard
 from l2d_ray.memory.entries import entries_table
+from l2d_ray.memory.sequences import RememberedSequence, store_sequences
 from l2d_ray.memory.table import Memory
 from tests.toys import NUM_ITEMS, toy_catalogue
 
@@ -22,10 +23,13 @@ def target(number: int, item: int) -> Target:
 
 
 def append_rows(memory: Memory, item_numbers: Iterable[int], *, first: int, seed: int = 0) -> Memory:
-    """One version more, with a row of random vector for each item; users are numbered from ``first``."""
+    """One version more, with a row of random vector for each item; users are numbered from ``first``, and took another item before."""
     targets = [target(first + i, int(item)) for i, item in enumerate(item_numbers)]
     vectors = np.random.default_rng([seed, first]).normal(size=(len(targets), DIM)).astype(np.float32)
-    return memory.append(memory.write(entries_table(targets, vectors)), message="rows")
+    before = zip(targets, [*targets[1:], *targets[:1]], strict=True)
+    stored = store_sequences(memory.uri, [RememberedSequence(t.user_id, (b.item_id, t.item_id), (None, t.timestamp)) for t, b in before])
+    rows = memory.write(entries_table(targets, vectors))
+    return memory.append(rows, message="rows", sequences=(*memory.state.sequences, stored))
 
 
 def make_memory(uri: str, item_numbers: np.ndarray, *, num_commits: int = 3, catalogue: Catalogue | None = None) -> Memory:

@@ -51,12 +51,15 @@ def assert_is_index_of(index: Index, memory: Memory, tmp_path: Path) -> None:
 
 
 def assert_has_statistics_of(index: Index, scratch: Index) -> None:
+    assert sum(len(shard.pairs) for shard in scratch.shards()) > 50
     assert index.catalogue() == scratch.catalogue()
     assert index.manifest.num_entries == scratch.manifest.num_entries
     for found, expected in zip(index.shards(), scratch.shards(), strict=True):
         for name in ("item_indexes", "counts", "sums", "last_timestamps", "decayed_counts"):
             np.testing.assert_array_equal(getattr(found.statistics, name), getattr(expected.statistics, name), err_msg=name)
         np.testing.assert_allclose(found.statistics.scatter, expected.statistics.scatter, rtol=1e-9, atol=1e-9)
+        for name in ("starts", "places", "similarities"):
+            np.testing.assert_array_equal(getattr(found.pairs, name), getattr(expected.pairs, name), err_msg=name)
     for name in POOLED:
         mine, theirs = (getattr(whole.pooled(), name) for whole in (index, scratch))
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
@@ -266,3 +269,12 @@ def test_a_damaged_vector_is_not_carried_into_the_statistics(memory, tmp_path):
     newer = memory.commit(memory.state.next("forget", "one", num_entries=len(memory) - 1, digest=digest), changes=removal.changes)
     with pytest.raises(ArtefactError, match=r"segment-00000/vectors\.npy was changed since it was built"):
         make_shard(plan_index(newer, 1, tmp_path / "index"), 0)
+
+
+def test_pairs_are_left_out_and_counted_later_without_a_new_version(memory, tmp_path):
+    assert not build_toy_index(memory, tmp_path / "index", NUM_SHARDS, has_pairs=False).has_pairs
+    assert [shard.pairs for shard in load_shards(tmp_path / "index")] == [None] * NUM_SHARDS
+    assert plan_index(memory, NUM_SHARDS, tmp_path / "index", options=IndexOptions(has_pairs=False)).action == "reused"
+    assert plan_index(memory, NUM_SHARDS, tmp_path / "index").action == "extended"
+    assert build_toy_index(memory, tmp_path / "index", NUM_SHARDS).has_pairs
+    assert_is_index_of(open_index(tmp_path / "index"), memory, tmp_path)

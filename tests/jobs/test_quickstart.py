@@ -20,7 +20,7 @@ from tests.toys import TITLES, toy_config
 pytestmark = pytest.mark.slow
 
 NUM_USERS, NUM_ITEMS, LENGTH = 40, 12, 9
-SYSTEMS = {"popularity", "item-knn", "l2d-g", "l2d-l", "l2d-w"}
+SYSTEMS = {"popularity", "item-knn", "l2d-g", "l2d-l", "l2d-w", "l2d-p"}
 METRICS = {f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50, 100)}
 STAGES = [stage.name for stage in quickstart.STAGES]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from l2d_ray.decode.paired import recent_items
 from l2d_ray.decode.search import SearchRequest, search_shards
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.errors import ArtefactError
@@ -115,17 +116,18 @@ def test_tuned_settings_come_from_the_memory(tiny_run, artefacts: ServedArtefact
     assert linear.settings == replace(tuned, decoder="whitened")
 
 
-def test_global_and_whitened_open_no_file_of_an_entry(copies, tiny_run):
+def test_without_local_no_file_of_an_entry_is_opened(copies, tiny_run):
     checkpoint_dir, index_dir = copies
-    pinned = ServedArtefacts.pin(checkpoint_dir, index_dir, decoders=("global", "whitened"))
+    pinned = ServedArtefacts.pin(checkpoint_dir, index_dir, decoders=("global", "whitened", "paired"))
     segments = list(index_dir.glob("*/shard-*/segment-*"))
     assert segments
     for path in segments:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     searchers = [pinned.load_searcher(shard, device="cpu") for shard in range(NUM_SHARDS)]
     for decoder in pinned.decoders:
-        request = SearchRequest(np.ones((1, 32), dtype=np.float32), decoder, 5, 10, (np.zeros(0, dtype=np.int64),), (None,))
-        expected = tiny_run.oracle.search(request.queries, 5, decoder=decoder)
+        query, nothing = np.ones((1, 32), dtype=np.float32), np.zeros(0, dtype=np.int64)
+        request = SearchRequest(query, decoder, 5, 10, (nothing,), (None,), (recent_items([3, 9]),))
+        expected = tiny_run.oracle.search(request.queries, 5, histories=[[3, 9]], decoder=decoder)
         np.testing.assert_array_equal(search_shards(searchers, request).ids, expected.ids)
     assert [searcher.holdings().has_entries for searcher in searchers] == [False] * NUM_SHARDS
 
@@ -133,7 +135,23 @@ def test_global_and_whitened_open_no_file_of_an_entry(copies, tiny_run):
 def test_an_index_of_statistics_alone_is_refused_where_local_is_to_be_served(copies, tiny_run):
     checkpoint_dir, index_dir = copies
     build_toy_index(Memory.open(str(tiny_run.index_dir.parent / "memory")), index_dir, NUM_SHARDS, kind="statistics")
-    with pytest.raises(ArtefactError, match=r"item statistics alone, but the decoder local needs entries; .*\[global, whitened\]"):
+    with pytest.raises(ArtefactError, match=r"item statistics alone, but the decoder local needs entries; .*\[global, whitened, paired\]"):
         ServedArtefacts.pin(checkpoint_dir, index_dir)
     pinned = ServedArtefacts.pin(checkpoint_dir, index_dir, decoders=("whitened",))
     assert not pinned.load_searcher(0, device="cpu").shard.has_entries
+
+
+def test_an_index_without_pairs_is_refused_where_paired_is_to_be_served(copies, tiny_run):
+    checkpoint_dir, index_dir = copies
+    build_toy_index(Memory.open(str(tiny_run.index_dir.parent / "memory")), index_dir, NUM_SHARDS, has_pairs=False)
+    with pytest.raises(ArtefactError, match=r"holds no item pairs, but the decoder paired needs them; .*index\.pairs"):
+        ServedArtefacts.pin(checkpoint_dir, index_dir)
+    pinned = ServedArtefacts.pin(checkpoint_dir, index_dir, decoders=("local", "whitened"))
+    assert pinned.load_searcher(0, device="cpu").shard.pairs is None
+
+
+def test_pairs_are_loaded_for_the_paired_decoder_alone(copies):
+    checkpoint_dir, index_dir = copies
+    for decoders in (("global", "paired"), ("whitened",)):
+        shard = ServedArtefacts.pin(checkpoint_dir, index_dir, decoders=decoders).load_searcher(0, device="cpu").shard
+        assert (shard.pairs is not None and len(shard.pairs) > 0) == ("paired" in decoders)

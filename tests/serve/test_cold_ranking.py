@@ -42,7 +42,7 @@ def test_what_shards_rank_is_left_to_them_and_the_rest_is_ranked_here(shards_ran
     ranking.take({title: RNG.normal(size=DIM).astype(np.float32) for title in ranking.awaited})
     assert ranking.awaited == []
     for decoder in DECODERS:
-        assert ranked(ranking.current, decoder) == ([4] if shards_rank_cold and decoder == "whitened" else [3, 4])
+        assert ranked(ranking.current, decoder) == ([4] if shards_rank_cold and decoder in ("whitened", "paired") else [3, 4])
     catalogue.apply([EditedItem(CatalogueEdit("delete", "item-3"), 4, None), put(5, "new", "renamed")])
     ranking.update(catalogue)
     assert ranking.awaited == ["renamed"]
@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_formulas():
     distances = -np.square(means - query).sum(axis=1)
     whitened = means @ rule.precision @ query[0] - np.einsum("vi,ij,vj->v", means, rule.precision, means) / 2
     whitened += settings.prior_weight * np.log(3.0 + settings.prior_smoothing)
-    for decoder, scores in (("global", distances), ("local", distances), ("whitened", whitened)):
+    for decoder, scores in (("global", distances), ("local", distances), ("whitened", whitened), ("paired", whitened)):
         found = cold.top_k(query, decoder, 5, **limits)
         order = sorted(kept, key=lambda i: -scores[i])
         assert found.ids[0].tolist() == [7 + i for i in order] + [-1, -1]

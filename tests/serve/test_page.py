@@ -12,7 +12,7 @@ from tests.serve.browser import Visitor, chromium, visitor
 from tests.serve.visited import app_over, listening
 
 pytestmark = pytest.mark.slow
-DECODERS = ("global", "local", "whitened")
+DECODERS = ("global", "local", "whitened", "paired")
 HISTORY = ["item-01", "item-13", "item-25"]
 
 

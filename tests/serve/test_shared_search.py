@@ -44,13 +44,14 @@ def shared(searcher: ShardSearcher, requests: Sequence[ShardRequest]) -> list[Sh
     return split(searcher.search(joined(requests)), requests)
 
 
-@pytest.mark.parametrize("decoder", ["global", "whitened"])
+@pytest.mark.parametrize("decoder", ["global", "whitened", "paired"])
 def test_rankings_of_different_k_and_exclusions(queries, searchers, decoder):
     requests = []
     for number, (q, k) in enumerate(zip(queries, itertools.cycle((1, 7, 60)), strict=False)):
         excluded = tuple(np.arange(number, number + row, dtype=np.int64) for row in range(len(q)))
         allowed = tuple(None if row % 2 else np.arange(0, 60, 1 + number, dtype=np.int64) for row in range(len(q)))
-        requests.append(SearchRequest(q, decoder, k, 10, excluded, allowed))
+        recent = tuple(np.arange(number, number + 4 * row, 4, dtype=np.int64) for row in range(len(q)))
+        requests.append(SearchRequest(q, decoder, k, 10, excluded, allowed, recent))
     for searcher in searchers:
         assert answers_match(shared(searcher, requests), [searcher.search(request) for request in requests])
 

@@ -8,6 +8,7 @@ const DECODER_TO_RULE = {
   global: "An item is the mean of all its entries; the nearest mean is first.",
   local: "An item is the mean of its entries among the neighbours of this history alone.",
   whitened: "Distance in the metric of the spread within items, and a prior for what is chosen often.",
+  paired: "As whitened, and raised by what those took who took this history's items.",
 };
 
 export class Answers {

@@ -1,0 +1,72 @@
+"""L2D-P: the whitened decoder, and what the item pairs of the memory's user sequences say for the same history.
+
+    score(v) = score of L2D-W + gamma log(1 + lambda e_v),    e_v = sum over the last items j of the history: DECAY^age similarity(j, v)
+
+The language model knows what titles tell, pairs (``memory.pairs``) what they do not: that those who took one item took the other. An item
+without pairs keeps the score that it has, so nothing is lost where nothing is known; and every term belongs to one item, so a shard ranks
+its items alone, exactly, in the one product that L2D-W takes. An item that stands several times in a history speaks once, from its latest
+place; titles from outside the catalogue have an age and no pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2d_ray.decode.linear import Raised
+from l2d_ray.memory.pairs import ItemPairs
+
+NUM_RECENT: Final = 10
+"""Items of a history, the latest ones, whose pairs count."""
+DECAY: Final = 0.6
+
+RecentItems = NDArray[np.int64]
+"""(m,) the latest items of a history, newest first, at most NUM_RECENT; -1 where one has no pairs or spoke already."""
+
+
+def recent_items(history: Sequence[int | str]) -> RecentItems:
+    """Of a history, oldest first, of item indexes and titles."""
+    latest = [item if isinstance(item, int) else -1 for item in history[: -NUM_RECENT - 1 : -1]]
+    return np.array([-1 if item in latest[:age] else item for age, item in enumerate(latest)], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What pairs say for one history: item_indexes (m,) int64 ascending, amounts (m,) float64, positive."""
+
+    item_indexes: NDArray[np.int64]
+    amounts: NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Evidence]) -> Evidence:
+        """Of disjoint items, at least one part."""
+        items, amounts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("item_indexes", "amounts"))
+        order = np.argsort(items)
+        return cls(items[order], amounts[order])
+
+    def raised(self, *, weight: float, scale: float) -> Raised:
+        """What it adds to the items' scores, ``weight`` gamma and ``scale`` lambda."""
+        return Raised(self.item_indexes, weight * np.log1p(scale * self.amounts))
+
+
+class PairLookup:
+    """The pairs of one shard, whose items are ``item_indexes`` (v,)."""
+
+    def __init__(self, pairs: ItemPairs, item_indexes: NDArray[np.int64]) -> None:
+        self._pairs = pairs
+        self._item_indexes = item_indexes
+
+    def evidence(self, recent: RecentItems) -> Evidence:
+        """What the latest items of a history say for the shard's items."""
+        starts, places, similarities = self._pairs.starts, self._pairs.places, self._pairs.similarities
+        totals = np.zeros(len(self._item_indexes))
+        for age, item in enumerate(recent.tolist()):
+            if 0 <= item < len(starts) - 1:
+                rows = slice(starts[item], starts[item + 1])
+                totals[places[rows]] += DECAY**age * similarities[rows].astype(np.float64)
+        found = np.flatnonzero(totals)
+        return Evidence(self._item_indexes[found], totals[found])
