@@ -6,7 +6,8 @@
 Needs jobs.build_memory. Re-sharding is running this again with another number: the memory is not touched. index.kind=statistics makes an
 index without entries, for all decoders but local; index.pairs=false one without item pairs, for all but paired. Titles are encoded too, so
 that items without entries have a representation (memory.titles); an index that is extended encodes new titles alone. After users
-were forgotten, index.extend=false index.keep_previous=0 also takes their entries from the index's files; until then they are marked as dead.
+were forgotten, index.extend=false index.keep_previous=0 also takes their entries from the index's files; until then they
+are marked as dead.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def test_what_shards_rank_is_left_to_them_and_the_rest_is_ranked_here(shards_ran
     catalogue.apply(edits)
     ranking.update(catalogue)
     assert ranking.awaited == ["in the index, never chosen", "new"]
-    assert [ranked(ranking.current, decoder) for decoder in DECODERS] == [[], [], []]
+    assert [ranked(ranking.current, decoder) for decoder in DECODERS] == [[]] * len(DECODERS)
     ranking.take({title: RNG.normal(size=DIM).astype(np.float32) for title in ranking.awaited})
     assert ranking.awaited == []
     for decoder in DECODERS:

@@ -263,7 +263,7 @@ def test_what_cannot_be_explained_is_refused(recommend):
 def test_similar_items_follow_the_item_s_representation(tiny_run, recommender: Recommender, decoder: str):
     statistics = [searcher.shard.statistics for searcher in tiny_run.oracle._searchers]
     vector = next(s.means()[s.item_indexes == 17] for s in statistics if 17 in s.item_indexes)
-    found = tiny_run.oracle.search(vector, 9, decoder=decoder, excluded=[[17]])
+    found = tiny_run.oracle.search(vector, 9, histories=[[17]], decoder=decoder, excluded=[[17]])
     answer = asyncio.run(recommender.similar("item-17", RankingOptions(k=9, decoder=decoder), "test"))
     assert ids_of(answer) == item_ids(index for index in found.ids[0] if index >= 0)
     with pytest.raises(NotFoundError, match="'nope'"):
