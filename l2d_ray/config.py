@@ -169,11 +169,11 @@ class DecoderConfig(Section):
         description="Entries that the prior takes an item without any for, which its title represents; null: it is not recommended.",
     )
     pair_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 40.0, 60.0),
+        (5.0, 10.0, 20.0, 40.0, 80.0, 160.0),
         description="Weights of log(1 + scale * evidence of item pairs); empty: no paired decoder is tried.",
     )
     pair_scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (30.0, 100.0, 400.0), min_length=1, description="Scales of the evidence of item pairs."
+        (25.0, 100.0, 400.0, 1600.0), min_length=1, description="Scales of the evidence of item pairs."
     )
     half_lives_days: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0, 15, 30, 60, 120, 360),

@@ -32,7 +32,7 @@ class DecoderSettings:
     mean_shrinkage: float = 4.0
     shrinks_to_titles: bool = True
     cold_count: float | None = None
-    pair_weight: float = 10.0
+    pair_weight: float = 20.0
     pair_scale: float = 100.0
 
     def to_json(self) -> str:

@@ -56,7 +56,7 @@ def figures(bench, config):
 
 
 def test_every_row_is_scored_on_the_same_protocol(bench, figures):
-    assert len(figures["rows"]) == len(bench.rows) == 23
+    assert len(figures["rows"]) == len(bench.rows) == 24
     for name, row in figures["rows"].items():
         num_samples = 10 if row["family"] == "language" else NUM_TEST
         assert row["num_samples"] == num_samples, name
@@ -82,7 +82,7 @@ def test_trained_rows_have_other_seeds(figures):
 
 
 def test_the_living_memory_is_for_rows_that_need_no_retraining(figures):
-    assert set(figures["living"]) == {"popularity", "item-knn", "session-knn", "l2d-g", "l2d-l", "l2d-w", "default"}
+    assert set(figures["living"]) == {"popularity", "item-knn", "session-knn", "l2d-g", "l2d-l", "l2d-w", "l2d-p", "default"}
     assert figures["living"]["l2d-w"] != figures["rows"]["l2d-w"]["unmasked"]
 
 
