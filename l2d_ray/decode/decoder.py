@@ -134,14 +134,15 @@ class LatentDecoder:
         for name, value in (("k", k), ("num_neighbors", num_neighbors)):
             if value is not None and value < 1:
                 raise RequestError(name, f"{name} is {value}; it must be at least 1.")
+        chosen = decoder or self.settings.decoder
         request = SearchRequest(
             queries,
-            decoder or self.settings.decoder,
+            chosen,
             k,
             self.settings.num_neighbors if num_neighbors is None else num_neighbors,
             excluded=tuple(map(ascending, excluded or ((),) * len(queries))),
             allowed=tuple(None if items is None else ascending(items) for items in allowed or (None,) * len(queries)),
-            recent=tuple(map(recent_items, histories or ((),) * len(queries))),
+            recent=tuple(map(recent_items, histories or ((),) * len(queries))) if chosen == "paired" else (),
         )
         return edge_scores(search_shards(self._searchers, request, self._spread), request.decoder)
 

@@ -30,7 +30,7 @@ RecentItems = NDArray[np.int64]
 
 def recent_items(history: Sequence[int | str]) -> RecentItems:
     """Of a history, oldest first, of item indexes and titles."""
-    latest = [item if isinstance(item, int) else -1 for item in history[: -NUM_RECENT - 1 : -1]]
+    latest = [-1 if isinstance(item, str) else item for item in history[: -NUM_RECENT - 1 : -1]]
     return np.array([-1 if item in latest[:age] else item for age, item in enumerate(latest)], dtype=np.int64)
 
 

@@ -72,8 +72,8 @@ def build_shard(
         return sealed
     start_anew(folder)
     buckets = buckets_of_shard(shard, num_shards)
-    keys = read_keys(memory.scan(buckets, with_vectors=False), memory.catalogue, source=source_of(memory))
-    keys.check_unique(source_of(memory))
+    keys = read_keys(memory.scan(buckets, with_vectors=False), memory.catalogue, source=memory.named)
+    keys.check_unique(memory.named)
     items, decay = np.unique(keys.item_indexes).astype(np.int64), Decay(memory.half_life_s, memory.reference_time)
     builder = StatisticsBuilder(items, memory.dim, decay)
     rows = add_up(memory.scan(buckets), builder, memory.catalogue, on_progress)
@@ -138,11 +138,6 @@ def start_anew(folder: Path) -> None:
     """An empty folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-
-
-def source_of(memory: Memory) -> str:
-    """How errors about a memory's rows begin."""
-    return f"The memory at {memory.uri}, version {memory.version},"
 
 
 def _write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> list[str]:

@@ -35,7 +35,6 @@ from l2d_ray.index.build import (
     build_shard,
     seal_shard,
     sealed_summary,
-    source_of,
     start_anew,
 )
 from l2d_ray.index.kinds import choose_kind
@@ -123,10 +122,10 @@ def extend_shard(
         return _extend_statistics(versions, old_summary, folder, has_pairs, on_progress)
     difference = memory.difference(versions.older, versions.buckets)
     old = _old_segments(old_summary, memory.catalogue, difference.removed)
-    added = read_keys(difference.added, memory.catalogue, source=source_of(memory))
+    added = read_keys(difference.added, memory.catalogue, source=memory.named)
     if _changed_share(old, added) > rebuild_fraction:
         return build_shard(memory, versions.shard, versions.num_shards, folder, kind=kind, has_pairs=has_pairs, on_progress=on_progress)
-    _check_rows(old, added, difference.removed, source_of(memory))
+    _check_rows(old, added, difference.removed, memory.named)
     start_anew(folder)
     builder = StatisticsBuilder(np.unique(added.item_indexes).astype(np.int64), memory.dim)
     new_rows = add_up(memory.difference(versions.older, versions.buckets).added, builder, memory.catalogue, on_progress)
@@ -141,7 +140,7 @@ def extend_shard(
 
 def _extend_statistics(versions: Versions, old_summary: Summary, folder: Path, has_pairs: bool, on_progress: OnProgress) -> ShardSummary:
     """A shard without entries: the vectors of what is new and gone come from the memory, the times from its keys."""
-    memory, source = versions.memory, source_of(versions.memory)
+    memory, source = versions.memory, versions.memory.named
     difference = memory.difference(versions.older, versions.buckets)
     added, gone = (_statistics_of_rows(rows, memory, on_progress) for rows in (difference.added, difference.gone))
     before = _with_item_indexes(read_statistics(old_summary), versions.older.catalogue, memory.catalogue)
@@ -160,7 +159,7 @@ def _statistics_of_rows(rows: Iterable[EntryBatch], memory: Memory, on_progress:
     total = StatisticsBuilder(np.zeros(0, dtype=np.int64), memory.dim).result()
     for batch in rows:
         assert batch.vectors is not None
-        items = item_indexes_of(batch.item_ids, memory.catalogue, source_of(memory)).astype(np.int64)
+        items = item_indexes_of(batch.item_ids, memory.catalogue, memory.named).astype(np.int64)
         total = merge_statistics([total, statistics_of(items, batch.vectors, batch.timestamps)])
         on_progress(len(batch))
     return total

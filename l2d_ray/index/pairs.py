@@ -48,10 +48,9 @@ def read_pairs(summary: Summary) -> ItemPairs | None:
 
 
 def _sequences(memory: Memory) -> Iterator[ItemSequences]:
-    source = f"The memory at {memory.uri}, version {memory.version},"
     for table in iter_newest(memory.uri, memory.state.sequences):
         lists = pa.concat_arrays(table["item_ids"].chunks) if table.num_rows else pa.array([], type=pa.list_(pa.string()))
         users = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())
-        items = item_indexes_of(lists.flatten(), memory.catalogue, source).astype(np.int64)
+        items = item_indexes_of(lists.flatten(), memory.catalogue, memory.named).astype(np.int64)
         times = pc.fill_null(pc.list_flatten(table["timestamps"]), NO_TIMESTAMP).to_numpy()
         yield ItemSequences(users, items, times)

@@ -111,6 +111,11 @@ class Memory:
             return cls(uri, entries, metadata, state_of(entries))
 
     @property
+    def named(self) -> str:
+        """How errors about its rows begin."""
+        return f"The memory at {self.uri}, version {self.version},"
+
+    @property
     def version(self) -> int:
         return int(self._entries.version)
 

@@ -184,15 +184,16 @@ class RecommendationLogic:
 
     def search_request(self, questions: Sequence[Question], queries: NDArray[np.float32]) -> SearchRequest:
         """One search of all rows of questions that share decoder and num_neighbors, each with its query (n, d)."""
-        repeats = [len(question.rows) for question in questions]
+        repeats, decoder = [len(question.rows) for question in questions], questions[0].decoder
+        recent = [question.recent for question in questions for _ in question.rows] if decoder == "paired" else ()
         return SearchRequest(
             queries=np.repeat(queries, repeats, axis=0),
-            decoder=questions[0].decoder,
+            decoder=decoder,
             k=max(question.depth for question in questions),
             num_neighbors=questions[0].num_neighbors,
             excluded=tuple(row.excluded for question in questions for row in question.rows),
             allowed=tuple(row.allowed for question in questions for row in question.rows),
-            recent=tuple(question.recent for question in questions for _ in question.rows),
+            recent=tuple(recent),
         )
 
     def ranked(self, found: TopK, request: SearchRequest, questions: Sequence[Question]) -> list[Ranked]:
