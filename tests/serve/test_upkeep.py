@@ -10,7 +10,7 @@ import pytest
 
 from l2d_ray.decode.decoder import load_latent_decoder
 from l2d_ray.decode.settings import DecoderSettings
-from l2d_ray.index.layout import generations, load_catalogue, open_index, read_manifest
+from l2d_ray.index.layout import generations, load_catalogue, load_shards, open_index, read_manifest
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.loading import load_checkpoint
@@ -138,6 +138,30 @@ def test_a_forgotten_user_is_in_no_file_any_more(kept: Kept, monkeypatch: pytest
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 10
     assert [path for path in files if b"secretive" in path.read_bytes()] == []
+
+
+def test_item_pairs_follow_what_users_take_and_are_forgotten_with_them(kept: Kept):
+    def pairs() -> list[np.ndarray]:
+        return [getattr(shard.pairs, name) for shard in load_shards(kept.index_dir) for name in ("starts", "places", "similarities")]
+
+    def similarity(source: str, target: str) -> float:
+        items, found = load_catalogue(kept.index_dir).item_id_to_index, 0.0
+        for shard in load_shards(kept.index_dir):
+            rows = slice(*shard.pairs.starts[items[source] : items[source] + 2])
+            found += shard.pairs.similarities[rows][shard.statistics.item_indexes[shard.pairs.places[rows]] == items[target]].sum()
+        return found
+
+    kept.upkeep.round()
+    before, likeness = pairs(), similarity("item-03", "item-04")
+    for user in ("ann", "bob", "cid"):
+        kept.store.add_interactions(interactions(user, 3, 4), AUTHOR)
+    kept.upkeep.round()
+    assert similarity("item-03", "item-04") > likeness + 0.03
+    for user in ("ann", "bob", "cid"):
+        kept.store.forget_user(user, AUTHOR)
+    kept.upkeep.round()
+    for found, expected in zip(pairs(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("point", ["mark_in_memory", "_into_index"])
