@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.amazon_mini import SMALL, STAGES
 from benchmarks.d3_folder import convert
 from benchmarks.quality.inputs import Inputs, read_inputs
+from benchmarks.quality.state_rows import LatentRow, decoder_of
 from benchmarks.result import arguments, print_result, target
 from jobs.stages import run_stages
 from l2d_ray.baselines.popularity import Popularity
@@ -31,11 +32,10 @@ from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig, load_config
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence, part_paths, read_part, write_part
-from l2d_ray.decode.linear import WhitenedDecoder, WhitenedRule
+from l2d_ray.decode.settings import BY_DISTANCE
 from l2d_ray.evaluate.metrics import metric_means, target_ranks
 from l2d_ray.evaluate.protocol import NUM_RANKED
 from l2d_ray.evaluate.queries import EncodedSplit
-from l2d_ray.memory.statistics import statistics_of
 from l2d_ray.schema import TRAIN
 
 STAGE_NAMES: Final = ("train", "build_memory", "build_index", "tune_decoder")
@@ -108,14 +108,13 @@ class Protocol:
         means = {name: metric_means(ranks[mask]) for name, mask in parts.items()}
         return {name: {metric: found[metric] for metric in METRICS} for name, found in means.items()}
 
-    def whitened(self, cold_count: float | None, split: EncodedSplit) -> Ranked:
-        """The tuned decoder with another count for items without entries."""
-        inputs, entries = self.inputs, self.inputs.entries
-        statistics = statistics_of(entries.item_indexes, entries.vectors, entries.timestamps, decay=inputs.decay)
+    def decoded(self, cold_count: float | None, split: EncodedSplit) -> Ranked:
+        """The tuned decoder (the whitened one where that ranks no cold items) with another count for items without entries."""
+        inputs = self.inputs
         settings = replace(inputs.run.decoder.settings, cold_count=cold_count, shrinks_to_titles=True)
-        decoder = WhitenedDecoder(statistics, WhitenedRule.of(inputs.pooled(statistics), settings), inputs.titles)
-        blocks = np.array_split(split.queries, max(1, len(split) // 512))
-        return np.concatenate([decoder.top_k(block, NUM_RANKED).ids for block in blocks])
+        decoder = decoder_of(inputs, inputs.entries, sequences=inputs.train, settings=settings)
+        row = LatentRow(decoder, "whitened" if settings.decoder in BY_DISTANCE else settings.decoder)
+        return row.rank_queries(split.queries, split.samples.histories, NUM_RANKED)
 
     def nearest_titles(self, states: NDArray[np.float32], num_recent: int, split: EncodedSplit) -> Ranked:
         """A text-embedding kNN: titles by their cosine to the mean of the last items' titles."""
@@ -132,12 +131,12 @@ def measure(config: RunConfig) -> dict[str, Any]:
     is_hidden = np.isin(np.arange(len(catalogue)), catalogue.indexes_of(hidden))
     protocol = Protocol(inputs, is_hidden)
     assert not is_hidden[inputs.entries.item_indexes].any()
-    sweep = {str(count): protocol.scores(protocol.whitened(count, inputs.valid), inputs.valid) for count in COLD_COUNTS}
+    sweep = {str(count): protocol.scores(protocol.decoded(count, inputs.valid), inputs.valid) for count in COLD_COUNTS}
     bounded = bounded_count(sweep)
     systems: dict[str, Callable[[EncodedSplit], Ranked]] = {
-        "default": lambda split: protocol.whitened(inputs.run.decoder.settings.cold_count, split),
-        "bounded": lambda split: protocol.whitened(bounded, split),
-        "without cold items": lambda split: protocol.whitened(None, split),
+        "default": lambda split: protocol.decoded(inputs.run.decoder.settings.cold_count, split),
+        "bounded": lambda split: protocol.decoded(bounded, split),
+        "without cold items": lambda split: protocol.decoded(None, split),
         "nearest titles": chosen_titles(protocol),
         "popularity": lambda split: Popularity(inputs.train.items, len(catalogue), None).rank(split.samples.histories, NUM_RANKED),
     }

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.bench import Bench, Fitted, Row
-from benchmarks.quality.inputs import Entries, Interactions
+from benchmarks.quality.inputs import Entries, Inputs, Interactions
 from l2d_ray.baselines.id_head import IdHead, LinearScores, QuerySamples, tune_id_head, whitened_start
 from l2d_ray.decode.decoder import LatentDecoder
 from l2d_ray.decode.linear import WhitenedRule
-from l2d_ray.decode.settings import SYSTEM_NAMES, DecoderName
+from l2d_ray.decode.settings import SYSTEM_NAMES, DecoderName, DecoderSettings
 from l2d_ray.index.shard import shard_of_arrays
 from l2d_ray.memory.pairs import ItemSequences, count_pairs
 from l2d_ray.memory.statistics import Decay, statistics_of
@@ -41,21 +41,29 @@ class LatentRow:
         return np.concatenate(blocks)
 
 
-def decoder_of(bench: Bench, entries: Entries, *, decay: Decay | None = None, sequences: Interactions | None = None) -> LatentDecoder:
-    """The run's decoder over another memory, one shard of it in this process; settings stay those tuned on the whole memory.
+def decoder_of(
+    inputs: Inputs,
+    entries: Entries,
+    *,
+    decay: Decay | None = None,
+    sequences: Interactions | None = None,
+    settings: DecoderSettings | None = None,
+) -> LatentDecoder:
+    """The run's decoder over another memory, one shard of it in this process.
 
     Args:
         sequences: the user sequences that this memory remembers; None: it has no item pairs.
+        settings: None: those that were tuned on the whole memory.
     """
-    run = bench.inputs.run.decoder
-    statistics = statistics_of(entries.item_indexes, entries.vectors, entries.timestamps, decay=decay or bench.inputs.decay)
-    shard = shard_of_arrays(entries.sample_ids, entries.item_indexes, entries.vectors, statistics, device=bench.inputs.run.device)
+    run = inputs.run.decoder
+    statistics = statistics_of(entries.item_indexes, entries.vectors, entries.timestamps, decay=decay or inputs.decay)
+    shard = shard_of_arrays(entries.sample_ids, entries.item_indexes, entries.vectors, statistics, device=inputs.run.device)
     pairs = None
     if sequences is not None:
         listed = [ItemSequences.of(sequences.items, sequences.times)]
-        pairs = count_pairs(lambda: listed, statistics.item_indexes, statistics.counts, bench.inputs.num_items)
-    shard, pooled = replace(shard, titles=bench.inputs.titles, pairs=pairs), bench.inputs.pooled(statistics)
-    return LatentDecoder(run.writer, run.encoder, shards=[shard], pooled=pooled, settings=run.settings)
+        pairs = count_pairs(lambda: listed, statistics.item_indexes, statistics.counts, inputs.num_items)
+    shard, pooled = replace(shard, titles=inputs.titles, pairs=pairs), inputs.pooled(statistics)
+    return LatentDecoder(run.writer, run.encoder, shards=[shard], pooled=pooled, settings=settings or run.settings)
 
 
 def latent(bench: Bench, *, name: DecoderName | None) -> Fitted:
@@ -70,7 +78,7 @@ def living_latent(bench: Bench, _settings: Any, *, name: DecoderName | None) -> 
     """The memory with the validation samples; counts that decay do so from the newest entry."""
     entries = Entries.joined([bench.inputs.entries, bench.inputs.valid_entries])
     decay = replace(bench.inputs.decay, reference_time=int(entries.timestamps.max()))
-    return LatentRow(decoder_of(bench, entries, decay=decay, sequences=bench.inputs.until_valid), name)
+    return LatentRow(decoder_of(bench.inputs, entries, decay=decay, sequences=bench.inputs.until_valid), name)
 
 
 def id_head(bench: Bench) -> Fitted:

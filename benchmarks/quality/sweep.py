@@ -109,7 +109,7 @@ def _size(fraction: float, num_entries: int) -> int:
 
 def _scored(bench: Bench, split: EncodedSplit, kept: IntArray) -> dict[str, Any]:
     entries = bench.inputs.entries.take(kept)
-    decoder = decoder_of(bench, entries)
+    decoder = decoder_of(bench.inputs, entries)
     found: dict[str, Any] = {"num_items": len(np.unique(entries.item_indexes))}
     for name in decoder.decoders:
         ranked = LatentRow(decoder, name).rank_queries(split.queries, split.samples.histories, NUM_RANKED)
