@@ -49,7 +49,8 @@ class Constants:
         encode_flops: 2 P tokens a second.
         write_bytes_per_s: float16 bytes a second from states in memory to committed rows.
         exact_build_bytes_per_s, compressed_build_bytes_per_s: float16 bytes a second from the memory to a sealed shard.
-        pairs_interaction_s: seconds of an interaction in a pass of one shard that counts item pairs.
+        pass_interaction_s, pairs_entry_s: seconds of an interaction in a pass of one shard that counts item pairs, and of an entry
+            whose pairs it counts.
         exact_scan_s, exact_neighbor_s: seconds of an exact query in a batch of 64, for a column of an entry and for a neighbour.
         scan_s, candidate_s: seconds of a compressed query in a batch of 64, for a code in a probed list and for a candidate.
     """
@@ -65,7 +66,8 @@ class Constants:
     write_bytes_per_s: float
     exact_build_bytes_per_s: float
     compressed_build_bytes_per_s: float
-    pairs_interaction_s: float
+    pass_interaction_s: float
+    pairs_entry_s: float
     exact_scan_s: float
     exact_neighbor_s: float
     scan_s: float
@@ -200,7 +202,7 @@ def pairs_bytes(num_entries: int, num_items: int, num_sources: int) -> int:
 def pairs_s(shard_entries: int, workload: Workload, constants: Constants) -> float:
     """Core-seconds in which all shards count item pairs, each in as many passes over all interactions as its memory wants."""
     passes = math.ceil(shard_entries * 2 * WINDOW / MAX_PAIRS)
-    return workload.num_shards * passes * workload.num_entries * constants.pairs_interaction_s
+    return workload.num_entries * (workload.num_shards * passes * constants.pass_interaction_s + constants.pairs_entry_s)
 
 
 def encode_s(workload: Workload, constants: Constants) -> float:
