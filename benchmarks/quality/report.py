@@ -36,13 +36,18 @@ Runs of `python -m benchmarks.amazon_mini`: on validation, in the last two colum
 weight of a second loss in training, in which a linear layer must tell from the state that the memory keeps which item follows (the layer is
 dropped afterwards, the model still writes titles)."""
 
+CHECK: Final = """## SASRec against a published implementation
+
+`python -m benchmarks.sasrec_check`: MovieLens-100K, leave-one-out, all items ranked but those of the history, the validation items at the
+best epoch. Published: the log of UniRec's SASRec (see the script)."""
+
 NOTHING: Final = "No run is committed yet."
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results = read_results()
-    REPORT.write_text(report(results, read_results(pattern="amazon_mini")))
+    REPORT.write_text(report(results, read_results(pattern="amazon_mini"), read_results(pattern="sasrec_check").get("")))
     for name, svg in plots(results).items():
         (FOLDER / name).write_text(svg)
 
@@ -52,11 +57,14 @@ def read_results(folder: Path = RESULTS, *, pattern: str = "quality") -> dict[st
     return {path.stem.partition("-")[2]: json.loads(path.read_text()) for path in sorted(folder.glob(f"{pattern}*.json"))}
 
 
-def report(results: Mapping[str, Mapping[str, Any]], trainings: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole of REPORT.md: a section a data set, then how the models were trained (lines of benchmarks.amazon_mini)."""
+def report(
+    results: Mapping[str, Mapping[str, Any]], trainings: Mapping[str, Mapping[str, Any]], check: Mapping[str, Any] | None = None
+) -> str:
+    """The whole of REPORT.md: a section a data set, then how the models were trained (lines of benchmarks.amazon_mini), and the check."""
     sections = [section(name, result) for name, result in results.items()] or [NOTHING]
     trained = [TRAINING, tables.training_table(trainings.values())] if trainings else []
-    return "\n\n".join([HEAD, *sections, *trained]) + "\n"
+    checked = [CHECK, tables.check_table(check)] if check is not None else []
+    return "\n\n".join([HEAD, *sections, *trained, *checked]) + "\n"
 
 
 def section(name: str, result: Mapping[str, Any]) -> str:

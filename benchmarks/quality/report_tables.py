@@ -192,6 +192,15 @@ def training_table(lines: Iterable[Result]) -> str:
     return table(["data", "parameters", "item loss", "epochs", *heads], rows)
 
 
+def check_table(line: Result) -> str:
+    """Ours, with each dropout that was tried, beside what was published."""
+    metrics = list(line["published"])
+    rows = [["published", "-", *(f"{line['published'][metric]:.4f}" for metric in metrics)]]
+    for run in line["runs"]:
+        rows.append([f"ours, dropout {run['dropout']:g}", str(run["epochs"]), *(f"{run['metrics'][metric]:.4f}" for metric in metrics)])
+    return table(["SASRec", "epochs", *metrics], rows)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown, the first column to the left."""
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]

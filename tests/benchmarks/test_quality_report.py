@@ -12,8 +12,8 @@ from benchmarks.result import target
 def test_the_report_says_what_the_committed_results_say():
     results = read_results()
     text = REPORT.read_text()
-    assert report(results, read_results(pattern="amazon_mini")) == text
-    assert (NOTHING in text) is not results
+    assert report(results, read_results(pattern="amazon_mini"), read_results(pattern="sasrec_check").get("")) == text
+    assert (NOTHING in text) == (not results)
     drawn = set(plots(results))
     assert {path.name for path in FOLDER.glob("*.svg")} == drawn
     assert all(f"]({name})" in text for name in drawn)
@@ -132,6 +132,14 @@ def test_plots_stand_alone_and_are_named_in_the_report(result):
 
 def test_a_table_is_markdown():
     assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_the_check_of_sasrec_stands_beside_what_was_published():
+    run = {"dropout": 0.5, "epochs": 7, "metrics": {"recall@10": 0.25, "ndcg@10": 0.125}}
+    text = report({}, {}, {"published": {"recall@10": 0.5, "ndcg@10": 0.375}, "runs": [run]})
+    assert "| published | - | 0.5000 | 0.3750 |" in text
+    assert "| ours, dropout 0.5 | 7 | 0.2500 | 0.1250 |" in text
+    assert "published" not in report({}, {})
 
 
 def test_trainings_are_told_in_the_order_of_their_settings():
