@@ -2,8 +2,8 @@
 
     SHARD/pairs.starts.npy (num_items + 1,) int64 · pairs.places.npy (p,) int32 · pairs.similarities.npy (p,) float32
 
-They are counted anew for every version, and every shard reads all sequences: about 2 us an interaction, which an index of very many that is
-extended often may not have (``index.pairs: false``).
+They are counted anew for every version: a shard reads all sequences (0.3 us an interaction) and counts the pairs of its own entries (2 us
+each), which an index of very many that is extended often may not have time for (``index.pairs: false``).
 """
 
 from __future__ import annotations
