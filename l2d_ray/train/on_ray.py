@@ -22,6 +22,7 @@ import pyarrow as pa
 import ray
 import ray.train
 import torch
+from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 from deepspeed.utils import logger as deepspeed_logger
 from ray.data import Dataset
 from ray.exceptions import RayError
@@ -177,6 +178,8 @@ def _train_worker(given: dict[str, Any]) -> None:
     torch.manual_seed(settings.seed)
     hf_logging.disable_progress_bar()
     deepspeed_logger.setLevel(logging.WARNING)
+    # DeepSpeed's all-reduce in shared memory would be compiled at first use: a C++ compiler, 3 GB and a minute for gradients of megabytes.
+    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
     if not settings.use_gpu:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()))
     engine, scheduler_steps = _make_engine(settings, ray.get(given["titles"]) if settings.item_loss_weight else [])

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,14 @@ QUICK = {"batch_tokens": 64, "learning_rate": 0.01}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
-    yield
-    ray.shutdown()
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Ray cluster; the folder in which extensions that its workers compile would be."""
+    folder = tmp_path_factory.mktemp("extensions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
+        yield folder
+        ray.shutdown()
 
 
 def check_plain_folder(folder: Path) -> None:
@@ -50,7 +55,7 @@ def distance_from_the_start(folder: Path, base: Path) -> float:
     return max(float((trained[name] - start[name]).abs().max()) for name in trained)
 
 
-def test_two_workers_with_zero_2_lower_the_loss(tmp_path):
+def test_two_workers_with_zero_2_lower_the_loss_and_need_no_compiler(tmp_path, compiled: Path):
     settings = QUICK | {"num_workers": 2, "num_epochs": 2, "zero_stage": 2, "item_loss_weight": 3.0}
     config = toy_config(tmp_path, train=settings)
     write_toy_data(config.data_dir)
@@ -64,6 +69,7 @@ def test_two_workers_with_zero_2_lower_the_loss(tmp_path):
     assert json.loads((config.checkpoint_dir / train_job.CURVE).read_text()) == result["curve"]
     assert load_checkpoint(config.checkpoint_dir).fingerprint == result["fingerprint"]
     assert list((tmp_path / "train" / "tensorboard").rglob("events.*"))
+    assert list(compiled.iterdir()) == []
 
 
 def test_zero_3_in_bf16_with_adapters_leaves_a_plain_model(tmp_path):
