@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,11 @@ def test_prometheus_finds_every_metric_also_later_and_nobody_in_a_label(cluster:
     expected = METRICS.keys() - {f"ray_l2d_{name}" for name in NOT_YET}
     time.sleep(5)  # several intervals: a gauge that was set once is still to be seen
     deadline = time.monotonic() + REPORT_S
-    while missing := {name for name in expected if name not in (text := scraped(cluster))}:
+    text = scraped(cluster)
+    while missing := {name for name in expected if name not in text}:
         assert time.monotonic() < deadline, missing
         time.sleep(1)
+        text = scraped(cluster)
     ours = [line for line in text.splitlines() if line.startswith("ray_l2d_")]
     assert any('route="/v1/recommendations"' in line and 'status="200"' in line for line in ours)
     for named in (USER_ID, "item-01", "The "):
@@ -140,9 +143,12 @@ def test_prometheus_finds_every_metric_also_later_and_nobody_in_a_label(cluster:
 
 
 def scraped(cluster: Cluster) -> str:
-    """What Prometheus reads: the targets that Ray lists for it."""
-    listed = json.loads((cluster.temp_dir / "prom_metrics_service_discovery.json").read_text())
-    return "\n".join(httpx.get(f"http://{target}/metrics", timeout=30).text for group in listed for target in group["targets"])
+    """What Prometheus reads of the targets that Ray lists for it; a target that does not answer now is down to it, and read later."""
+    listed, texts = json.loads((cluster.temp_dir / "prom_metrics_service_discovery.json").read_text()), []
+    for target in (target for group in listed for target in group["targets"]):
+        with suppress(httpx.TransportError):
+            texts.append(httpx.get(f"http://{target}/metrics", timeout=30).text)
+    return "\n".join(texts)
 
 
 def test_a_collector_gets_the_stages_of_a_request_in_one_trace(collector: Collector, url: str):
