@@ -27,7 +27,6 @@ from l2d_ray.decode.paired import PairLookup, recent_items
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.evaluate.metrics import metric_means
 from l2d_ray.evaluate.queries import EncodedSplit
-from l2d_ray.memory.pairs import ItemSequences, count_pairs
 from l2d_ray.memory.statistics import NO_DECAY, Decay, ItemStatistics, PooledStatistics, statistics_of
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.title_likelihood import title_log_likelihoods
@@ -295,10 +294,8 @@ def _first_tokens(ablation: Ablation) -> Iterator[Candidate]:
 
 def _item_pairs(ablation: Ablation) -> Iterator[Candidate]:
     """The paired decoder, over the grid that it is tuned on."""
-    inputs, statistics, grid = ablation.bench.inputs, ablation.statistics, DecoderConfig()
-    sequences = [ItemSequences.of(inputs.train.items, inputs.train.times)]
-    pairs = count_pairs(lambda: sequences, statistics.item_indexes, statistics.counts, ablation.num_items)
-    lookup = PairLookup(pairs, statistics.item_indexes)
+    statistics, grid = ablation.statistics, DecoderConfig()
+    lookup = PairLookup(ablation.bench.inputs.train.pairs(statistics, num_items=ablation.num_items), statistics.item_indexes)
     evidence = [lookup.evidence(recent_items(history)) for history in ablation.split.samples.histories]
     for weight, scale in product(grid.pair_weights, grid.pair_scales):
         raised = [of_query.raised(weight=weight, scale=scale) for of_query in evidence]

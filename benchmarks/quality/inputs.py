@@ -20,6 +20,7 @@ from l2d_ray.data.sequences import UserSequence, iter_sequences, part_paths
 from l2d_ray.evaluate.queries import EncodedSplit, samples_of_parts
 from l2d_ray.index.layout import Index, open_index
 from l2d_ray.memory.on_ray import hash_of_data
+from l2d_ray.memory.pairs import ItemPairs, ItemSequences, count_pairs
 from l2d_ray.memory.statistics import NO_TIMESTAMP, Decay, ItemStatistics, PooledStatistics
 from l2d_ray.memory.titles import TitleMap, TitleStates
 from l2d_ray.model.encoder import Encoder
@@ -44,6 +45,11 @@ class Interactions:
     def last_times(self) -> list[int] | None:
         """Each user's last time, -1 for a user without any; None where none is known."""
         return None if self.known_times is None else [of_user[-1] if of_user else NO_TIMESTAMP for of_user in self.known_times]
+
+    def pairs(self, statistics: ItemStatistics, *, num_items: int) -> ItemPairs:
+        """Item pairs of a memory with these statistics that remembers these interactions."""
+        sequences = [ItemSequences.of(self.items, self.times)]
+        return count_pairs(lambda: sequences, statistics.item_indexes, statistics.counts, num_items)
 
 
 @dataclass(frozen=True, eq=False)

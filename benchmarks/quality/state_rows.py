@@ -16,7 +16,6 @@ from l2d_ray.decode.decoder import LatentDecoder
 from l2d_ray.decode.linear import WhitenedRule
 from l2d_ray.decode.settings import SYSTEM_NAMES, DecoderName, DecoderSettings
 from l2d_ray.index.shard import shard_of_arrays
-from l2d_ray.memory.pairs import ItemSequences, count_pairs
 from l2d_ray.memory.statistics import Decay, statistics_of
 
 DEFAULT: Final = "default"
@@ -58,10 +57,7 @@ def decoder_of(
     run = inputs.run.decoder
     statistics = statistics_of(entries.item_indexes, entries.vectors, entries.timestamps, decay=decay or inputs.decay)
     shard = shard_of_arrays(entries.sample_ids, entries.item_indexes, entries.vectors, statistics, device=inputs.run.device)
-    pairs = None
-    if sequences is not None:
-        listed = [ItemSequences.of(sequences.items, sequences.times)]
-        pairs = count_pairs(lambda: listed, statistics.item_indexes, statistics.counts, inputs.num_items)
+    pairs = None if sequences is None else sequences.pairs(statistics, num_items=inputs.num_items)
     shard, pooled = replace(shard, titles=inputs.titles, pairs=pairs), inputs.pooled(statistics)
     return LatentDecoder(run.writer, run.encoder, shards=[shard], pooled=pooled, settings=settings or run.settings)
 
