@@ -73,8 +73,8 @@ def make_bench(config: RunConfig, options: Options, *, max_samples: int | None) 
     store = Store(folder, [hash_of_data(config.data_dir), max_samples, config.seed])
     inputs = read_inputs(config, folder, max_samples=max_samples)
     decoder = inputs.run.decoder
-    model_key = json.dumps([inputs.language_model.fingerprint, inputs.memory_digest, vars(decoder.settings), vars(inputs.decay)])
-    return Bench(inputs, options, store, all_rows(options.beams, decoder.decoders), model_key=model_key)
+    decoder_key = json.dumps([inputs.language_model.fingerprint, inputs.memory_digest, vars(decoder.settings), vars(inputs.decay)])
+    return Bench(inputs, options, store, all_rows(options.beams, decoder.decoders), decoder_key=decoder_key)
 
 
 def measure(bench: Bench, names: list[str], *, seeds: range, config: RunConfig) -> dict[str, Any]:

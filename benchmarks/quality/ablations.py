@@ -22,8 +22,8 @@ from benchmarks.quality.bench import Bench, say
 from benchmarks.quality.inputs import drawn
 from benchmarks.quality.variants import FloatArray, IntArray, Neighborhoods
 from l2d_ray.config import DecoderConfig
-from l2d_ray.decode.linear import Raised, RepresentedItems, WhitenedRule
-from l2d_ray.decode.paired import PairLookup, recent_items
+from l2d_ray.decode.linear import RepresentedItems, ScoreShifts, WhitenedRule
+from l2d_ray.decode.paired import Evidence, PairLookup, recent_items
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.evaluate.metrics import metric_means
 from l2d_ray.evaluate.queries import EncodedSplit
@@ -37,6 +37,8 @@ NUM_NEIGHBORS: Final = (100, 500)
 WIDTHS: Final = (0.1, 0.2, 0.4)
 WEIGHTS: Final = (0.1, 0.25, 0.5, 1.0)
 RERANKED: Final = 50
+NOTHING_RECENT: Final = recent_items(())
+NO_EVIDENCE: Final = Evidence(np.zeros(0, np.int64), np.zeros(0))
 Candidate = tuple[dict[str, Any], Callable[[], FloatArray]]
 """What is set, and the scores (n, num_items) that come of it."""
 
@@ -129,7 +131,7 @@ def ablations(bench: Bench, max_samples: int) -> dict[str, Any]:
     """Every variant on the latest validation samples; one record each."""
     rows = bench.inputs.valid.latest_rows(max_samples)
     ablation = Ablation(bench, bench.inputs.valid.take(rows), rows)
-    depends = [bench.model_key, len(rows), bench.options.seed]
+    depends = [bench.decoder_key, len(rows), bench.options.seed]
     found = {
         name: bench.store.record(f"ablation-{name.replace(' ', '-')}", depends, partial(_best, name, ablation, make(ablation)))
         for name, make in VARIANTS.items()
@@ -298,13 +300,22 @@ def _item_pairs(ablation: Ablation) -> Iterator[Candidate]:
     lookup = PairLookup(ablation.bench.inputs.train.pairs(statistics, num_items=ablation.num_items), statistics.item_indexes)
     evidence = [lookup.evidence(recent_items(history)) for history in ablation.split.samples.histories]
     for weight, scale in product(grid.pair_weights, grid.pair_scales):
-        raised = [of_query.raised(weight=weight, scale=scale) for of_query in evidence]
-        yield {"pair_weight": weight, "pair_scale": scale}, partial(_raised_scores, ablation.base, raised)
+        settings = DecoderSettings(pair_weight=weight, pair_scale=scale)
+        shifts = [of_query.shifts(NOTHING_RECENT, settings) for of_query in evidence]
+        yield {"pair_weight": weight, "pair_scale": scale}, partial(_shifted_scores, ablation.base, shifts)
 
 
-def _raised_scores(base: FloatArray, raised: Sequence[Raised]) -> FloatArray:
+def _repeats(ablation: Ablation) -> Iterator[Candidate]:
+    """What the paired decoder adds to the history's own items, without its pairs."""
+    for weight in DecoderConfig().repeat_weights:
+        settings = DecoderSettings(repeat_weight=weight)
+        shifts = [NO_EVIDENCE.shifts(recent_items(history), settings) for history in ablation.split.samples.histories]
+        yield {"repeat_weight": weight}, partial(_shifted_scores, ablation.base, shifts)
+
+
+def _shifted_scores(base: FloatArray, shifts: Sequence[ScoreShifts]) -> FloatArray:
     scores = base.copy()
-    for row, of_query in enumerate(raised):
+    for row, of_query in enumerate(shifts):
         scores[row, of_query.item_indexes] += of_query.amounts.astype(np.float32)
     return scores
 
@@ -354,6 +365,7 @@ VARIANTS: Final[dict[str, Callable[[Ablation], Iterator[Candidate]]]] = {
     "local, whitened space, with prior": _local("white", with_prior=True),
     "with the title's first token": _first_tokens,
     "with item pairs": _item_pairs,
+    "with a weight of repeats": _repeats,
     "the last item alone": _histories(_last(1)),
     "the last three items": _histories(_last(3)),
     "without repeats": _histories(_without_repeats),

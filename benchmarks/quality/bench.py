@@ -72,7 +72,7 @@ class Row:
         extend: the system with these settings given the validation samples too, without retraining; None where it must retrain.
         retrain: the system trained anew with the validation samples, for the living memory's second table.
         grid_names: fields of ``Grids`` that decide what is fitted.
-        uses_model: whether the fine-tuned model or its memory does.
+        made_of: what else decides it: the data alone, the fine-tuned model too, or the memory and the decoder's settings as well.
         is_fitted: whether there is more to it than putting other rows' systems together.
     """
 
@@ -82,7 +82,7 @@ class Row:
     extend: Callable[[Bench, Any], Baseline | StateSystem | DecoderSystem] | None = None
     retrain: Callable[[Bench, Fitted], Baseline | StateSystem] | None = None
     grid_names: tuple[str, ...] = ()
-    uses_model: bool = True
+    made_of: Literal["data", "model", "decoder"] = "decoder"
     is_fitted: bool = True
 
     @property
@@ -112,16 +112,21 @@ class Options:
 
 
 class Bench:
-    """Everything a factory may ask for. ``model_key`` stands for the run's model, memory and decoder settings."""
+    """Everything a factory may ask for. ``decoder_key`` stands for the run's model, memory and decoder settings."""
 
-    def __init__(self, inputs: Inputs, options: Options, store: Store, rows: Mapping[str, Row], *, model_key: str) -> None:
+    def __init__(self, inputs: Inputs, options: Options, store: Store, rows: Mapping[str, Row], *, decoder_key: str) -> None:
         self.inputs, self.options, self.store, self.rows = inputs, options, store, rows
-        self.model_key = model_key
+        self.decoder_key = decoder_key
         self._fitted: dict[str, Fitted] = {}
 
     @property
     def grids(self) -> Grids:
         return self.options.grids
+
+    @property
+    def model_key(self) -> str:
+        """Stands for the run's model alone."""
+        return self.inputs.language_model.fingerprint
 
     @property
     def train(self) -> list[list[int]]:
@@ -177,7 +182,8 @@ class Bench:
     def depends(self, name: str) -> list[Any]:
         """What the row's system is made of, beside the data: a stored result of something else is not used."""
         row = self.rows[name]
-        return [self.model_key if row.uses_model else None, *(getattr(self.grids, field) for field in row.grid_names)]
+        key = {"data": None, "model": self.model_key, "decoder": self.decoder_key}[row.made_of]
+        return [key, *(getattr(self.grids, field) for field in row.grid_names)]
 
     def timed(self, tune: Callable[[], Tuned[Any, Any]], *, num_shared: int = 0) -> Fitted:
         """A tuning as a fitted system; ``num_shared`` parameters are added to its own."""

@@ -120,7 +120,7 @@ class Fusion:
 def fused(bench: Bench, *, parts: tuple[str, ...]) -> Fitted:
     """``parts``: sasrec, knn, or both."""
     depends = [
-        bench.model_key,
+        bench.decoder_key,
         *(bench.depends(name) for name in ("sasrec", "item-knn")),
         WEIGHTS,
         SHARES,

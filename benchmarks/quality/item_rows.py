@@ -93,7 +93,7 @@ def sequence_row(fit: Fit, grid_name: str) -> Row:
         settings = replace(fitted.settings, training=training)
         return fit(bench.inputs.until_valid.items, bench.inputs.num_items, settings, device=bench.inputs.run.device)
 
-    return Row("items", tuned, again, retrain=retrained, grid_names=(grid_name,), uses_model=False)
+    return Row("items", tuned, again, retrain=retrained, grid_names=(grid_name,), made_of="data")
 
 
 def alpharec(bench: Bench) -> Fitted:
@@ -108,11 +108,11 @@ def alpharec_again(bench: Bench, settings: Any, seed: int) -> AlphaRec:
 
 
 ITEM_ROWS: Final = {
-    "popularity": Row("items", popularity, extend=living_popularity, grid_names=("half_lives_s",), uses_model=False),
-    "item-knn": Row("items", item_knn, extend=living_item_knn, grid_names=("item_knn",), uses_model=False),
-    "session-knn": Row("items", session_knn, extend=living_session_knn, grid_names=("session_knn",), uses_model=False),
-    "bm25": Row("items", bm25, grid_names=("bm25",), uses_model=False),
+    "popularity": Row("items", popularity, extend=living_popularity, grid_names=("half_lives_s",), made_of="data"),
+    "item-knn": Row("items", item_knn, extend=living_item_knn, grid_names=("item_knn",), made_of="data"),
+    "session-knn": Row("items", session_knn, extend=living_session_knn, grid_names=("session_knn",), made_of="data"),
+    "bm25": Row("items", bm25, grid_names=("bm25",), made_of="data"),
     "sasrec": sequence_row(fit_sasrec, "sasrec"),
     "gru4rec": sequence_row(fit_gru4rec, "gru4rec"),
-    "alpharec": Row("items", alpharec, alpharec_again, grid_names=("alpharec",)),
+    "alpharec": Row("items", alpharec, alpharec_again, grid_names=("alpharec",), made_of="model"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -65,11 +66,14 @@ def d3_assisted(bench: Bench, *, num_beams: int) -> Fitted:
 
 def language_rows(beams: tuple[int, ...]) -> dict[str, Row]:
     """One d3 row for each number of beams, with and without its assistant."""
-    rows = {f"bigrec-{num}": Row("language", partial(bigrec, num_beams=num)) for num in (1, 4)}
-    rows["gpt4rec"] = Row("language", gpt4rec, grid_names=("bm25", "num_queries"))
-    rows |= {f"d3-{num}": Row("language", partial(d3, num_beams=num)) for num in beams}
-    names = (ASSISTANT, "alphas")
-    return rows | {f"d3-{ASSISTANT}-{num}": Row("language", partial(d3_assisted, num_beams=num), grid_names=names) for num in beams}
+    rows = {f"bigrec-{num}": _row(partial(bigrec, num_beams=num)) for num in (1, 4)}
+    rows["gpt4rec"] = _row(gpt4rec, "bm25", "num_queries")
+    rows |= {f"d3-{num}": _row(partial(d3, num_beams=num)) for num in beams}
+    return rows | {f"d3-{ASSISTANT}-{num}": _row(partial(d3_assisted, num_beams=num), ASSISTANT, "alphas") for num in beams}
+
+
+def _row(fit: Callable[[Bench], Fitted], *grid_names: str) -> Row:
+    return Row("language", fit, grid_names=grid_names, made_of="model")
 
 
 def _chosen(bench: Bench, name: str, grid: tuple[Any, ...], fit: Any) -> dict[str, Any]:

@@ -82,7 +82,7 @@ ORDERS: Final[dict[str, Callable[[Entries, int], IntArray]]] = {
 def sweep_memory(bench: Bench, split: EncodedSplit) -> dict[str, Any]:
     """Recall and NDCG of every decoder for every order and fraction, and of the whole memory; a record for each."""
     decoders = list(bench.inputs.run.decoder.decoders)
-    depends = [bench.model_key, decoders, len(split), bench.options.seed]
+    depends = [bench.decoder_key, decoders, len(split), bench.options.seed]
     found: dict[str, Any] = {}
     for name in ORDERS:
         found[name] = bench.store.record(f"sweep-{name}", depends, partial(_swept, bench, split, name))

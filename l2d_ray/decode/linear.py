@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from l2d_ray.decode.restriction import Allowed, Excluded
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.decode.topk import TopK
-from l2d_ray.index.search import Lowered, RowBlocks, smallest, squared_distances
+from l2d_ray.index.search import KeyShifts, RowBlocks, smallest, squared_distances
 from l2d_ray.memory.statistics import ItemStatistics, PooledStatistics
 from l2d_ray.memory.titles import TitleMap, TitleStates
 
@@ -161,8 +161,8 @@ class WhitenedRule:
 
 
 @dataclass(frozen=True, eq=False)
-class Raised:
-    """What one query adds to the scores of some items: item_indexes (m,) int64 ascending, amounts (m,) float64 not negative."""
+class ScoreShifts:
+    """What one query adds to the scores of some items: item_indexes (m,) int64 ascending, amounts (m,) float64 of either sign."""
 
     item_indexes: NDArray[np.int64]
     amounts: NDArray[np.float64]
@@ -199,36 +199,40 @@ class WhitenedDecoder:
         excluded: Excluded | None = None,
         allowed: Allowed | None = None,
         *,
-        raised: Sequence[Raised] | None = None,
+        shifts: Sequence[ScoreShifts] | None = None,
     ) -> TopK:
         """The k items of highest score for queries (b, d).
 
         Args:
-            raised: for each query what is added to the scores of some items.
+            shifts: for each query what is added to the scores of some items; those that are not ranked here are ignored.
         """
         limits = _limits(self.item_indexes, len(queries), excluded, allowed)
         whitened = (queries.astype(np.float64) @ self._precision).astype(np.float32)
-        lowered = None if raised is None else [self._lowered(of_query) for of_query in raised]
+        key_shifts = None if shifts is None else [self._key_shifts(of_query) for of_query in shifts]
         found = smallest(
             whitened,
             self._blocks,
             k,
             ids=self.item_indexes,
-            exact_keys=lambda query, positions: self._keys(whitened[query], positions, None if lowered is None else lowered[query]),
+            exact_keys=lambda query, positions: self._keys(whitened[query], positions, None if key_shifts is None else key_shifts[query]),
             excluded=limits.excluded,
             only=limits.only,
-            lowered=lowered,
+            shifts=key_shifts,
         )
         return _as_top_k(self.item_indexes, found.positions, -found.keys / 2)
 
-    def _keys(self, whitened: NDArray[np.float32], positions: NDArray[np.int64], lowered: Lowered | None) -> NDArray[np.float64]:
+    def _keys(self, whitened: NDArray[np.float32], positions: NDArray[np.int64], shifts: KeyShifts | None) -> NDArray[np.float64]:
         products = (self._rows[positions].astype(np.float64) * whitened.astype(np.float64)).sum(axis=1)
         keys: NDArray[np.float64] = self._offsets[positions] - 2 * products
-        return keys if lowered is None else keys - lowered.at(positions)
+        return keys if shifts is None else keys + shifts.at(positions)
 
-    def _lowered(self, raised: Raised) -> Lowered:
-        """The same of keys, which are -2 times the scores; its items are all ranked here."""
-        return Lowered(np.searchsorted(self.item_indexes, raised.item_indexes), 2 * raised.amounts)
+    def _key_shifts(self, shifts: ScoreShifts) -> KeyShifts:
+        """The same of keys, which are -2 times the scores, for the items that are ranked here."""
+        if not len(self.item_indexes):
+            return KeyShifts(np.zeros(0, np.int64), np.zeros(0))
+        places = np.searchsorted(self.item_indexes, shifts.item_indexes).clip(max=len(self.item_indexes) - 1)
+        is_ranked = self.item_indexes[places] == shifts.item_indexes
+        return KeyShifts(places[is_ranked], -2 * shifts.amounts[is_ranked])
 
 
 def precision_matrix(within_covariance: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:

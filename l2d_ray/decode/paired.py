@@ -1,11 +1,13 @@
 """L2D-P: the whitened decoder, and what the item pairs of the memory's user sequences say for the same history.
 
-    score(v) = score of L2D-W + gamma log(1 + lambda e_v),    e_v = sum over the last items j of the history: DECAY^age similarity(j, v)
+    score(v) = score of L2D-W + gamma log(1 + lambda e_v) + rho [v is among the last items of the history]
+    e_v = sum over the last items j of the history: DECAY^age similarity(j, v)
 
 The language model knows what titles tell, pairs (``memory.pairs``) what they do not: that those who took one item took the other. An item
 without pairs keeps the score that it has, so nothing is lost where nothing is known; and every term belongs to one item, so a shard ranks
 its items alone, exactly, in the one product that L2D-W takes. An item that stands several times in a history speaks once, from its latest
-place; titles from outside the catalogue have an age and no pairs.
+place; titles from outside the catalogue have an age and no pairs. rho says how far users take again what they just took: below 0 where
+they hardly do, as with books or albums, above where they do. It is learnt, not a rule: what must not be shown is excluded by the request.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from l2d_ray.decode.linear import Raised
+from l2d_ray.decode.linear import ScoreShifts
+from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.memory.pairs import ItemPairs
 
 NUM_RECENT: Final = 10
@@ -48,9 +51,17 @@ class Evidence:
         order = np.argsort(items)
         return cls(items[order], amounts[order])
 
-    def raised(self, *, weight: float, scale: float) -> Raised:
-        """What it adds to the items' scores, ``weight`` gamma and ``scale`` lambda."""
-        return Raised(self.item_indexes, weight * np.log1p(scale * self.amounts))
+    def shifts(self, recent: RecentItems, settings: DecoderSettings) -> ScoreShifts:
+        """What it and the latest items themselves add to the scores."""
+        amounts = settings.pair_weight * np.log1p(settings.pair_scale * self.amounts)
+        if not settings.repeat_weight:
+            return ScoreShifts(self.item_indexes, amounts)
+        taken = np.sort(recent[recent >= 0])
+        items = np.union1d(self.item_indexes, taken)
+        total = np.zeros(len(items))
+        total[np.searchsorted(items, self.item_indexes)] = amounts
+        total[np.searchsorted(items, taken)] += settings.repeat_weight
+        return ScoreShifts(items, total)
 
 
 class PairLookup:

@@ -138,9 +138,8 @@ class ShardSearcher:
         whitened = self._linear["whitened"]
         assert isinstance(whitened, WhitenedDecoder)
         assert self._pairs is not None
-        weight, scale = self._settings.pair_weight, self._settings.pair_scale
-        raised = [self._pairs.evidence(recent).raised(weight=weight, scale=scale) for recent in request.recent]
-        return whitened.top_k(request.queries, request.k, request.excluded, request.allowed, raised=raised)
+        shifts = [self._pairs.evidence(recent).shifts(recent, self._settings) for recent in request.recent]
+        return whitened.top_k(request.queries, request.k, request.excluded, request.allowed, shifts=shifts)
 
     def holdings(self) -> ShardHoldings:
         statistics = self.shard.statistics

@@ -34,6 +34,7 @@ class DecoderSettings:
     cold_count: float | None = None
     pair_weight: float = 20.0
     pair_scale: float = 100.0
+    repeat_weight: float = 0.0
 
     def to_json(self) -> str:
         """With a hash, so that a changed digit is not taken for a setting."""

@@ -41,6 +41,7 @@ class Grids:
         half_lives_s: of the prior's decayed counts; None: no decay.
         shrinks_to_titles, cold_count: tried where the shards have titles.
         pair_weight, pair_scale: all of both, where the shards have pairs; without a weight the paired decoder is not tried.
+        repeat_weight: beyond 0, with the best of both.
     """
 
     num_neighbors: tuple[int, ...]
@@ -53,6 +54,7 @@ class Grids:
     cold_count: tuple[float | None, ...] = (None,)
     pair_weight: tuple[float, ...] = ()
     pair_scale: tuple[float, ...] = (DecoderSettings.pair_scale,)
+    repeat_weight: tuple[float, ...] = ()
 
     def without_titles(self) -> Grids:
         """For shards that have none."""
@@ -61,8 +63,9 @@ class Grids:
     def num_trials(self, decoders: Collection[DecoderName]) -> int:
         """How many trials ``tune`` makes of shards that these decoders can answer from."""
         num_local = len(self.num_neighbors) if "local" in decoders else 0
-        num_paired = len(self.pair_weight) * len(self.pair_scale) if "paired" in decoders else 0
-        return 1 + NUM_PASSES * len(self.changes()) + 1 + num_local + num_paired
+        num_paired = len(self.pair_weight) * len(self.pair_scale) + len(self.repeat_weight)
+        tries_pairs = "paired" in decoders and bool(self.pair_weight)
+        return 1 + NUM_PASSES * len(self.changes()) + 1 + num_local + (num_paired if tries_pairs else 0)
 
     def start(self) -> DecoderSettings:
         """The defaults, where the grids hold them."""
@@ -142,45 +145,53 @@ def tune(
     whitened = attempt(Trial(grids.start(), grids.half_lives_s[0], np.nan))
     for _ in range(NUM_PASSES):
         for name, value in grids.changes():
-            whitened = max(whitened, attempt(whitened.changed(name, value)), key=lambda trial: trial.score)
+            whitened = max(whitened, attempt(whitened.changed(name, value)), key=_score)
     found, everything = [whitened], whitened.settings
     decoders = available_decoders(shards)
     if "paired" in decoders and grids.pair_weight:
         rule = WhitenedRule.of(pooled, everything)
         decoder = WhitenedDecoder(statistics_of(whitened.half_life_s), rule, titles, means=means, device=device)
-        found.append(_tune_paired(queries, _evidence(shards, histories), decoder, note, whitened, grids))
-        chosen = found[-1].settings
-        everything = replace(everything, pair_weight=chosen.pair_weight, pair_scale=chosen.pair_scale)
+        found.append(_tune_paired(queries, histories, _lookups(shards), decoder, note, whitened, grids))
+        everything = replace(found[-1].settings, decoder=everything.decoder)
     if "local" in decoders:
         found.append(_tune_local(queries, shards, note, replace(whitened, settings=everything), grids.num_neighbors))
         everything = replace(everything, num_neighbors=found[-1].settings.num_neighbors)
     plain = replace(whitened, settings=replace(everything, decoder="global"))
     found.append(note(plain, GlobalDecoder(statistics, means=means, device=device).top_k(queries, NUM_RANKED).ids))
-    best = max(found, key=lambda trial: trial.score)
+    best = max(found, key=_score)
     return Tuning(replace(everything, decoder=best.settings.decoder), whitened.half_life_s, tuple(trials))
 
 
 def _tune_paired(
     queries: NDArray[np.float32],
-    evidence: Sequence[Evidence],
+    histories: Sequence[Sequence[int]],
+    lookups: Sequence[PairLookup],
     decoder: WhitenedDecoder,
     note: Callable[[Trial, NDArray[np.int64]], Trial],
     whitened: Trial,
     grids: Grids,
 ) -> Trial:
-    """Every weight with every scale, over the best whitened decoder."""
-    trials = []
-    for weight, scale in product(grids.pair_weight, grids.pair_scale):
-        raised = [of_query.raised(weight=weight, scale=scale) for of_query in evidence]
-        settings = replace(whitened.settings, decoder="paired", pair_weight=weight, pair_scale=scale)
-        trials.append(note(replace(whitened, settings=settings), decoder.top_k(queries, NUM_RANKED, raised=raised).ids))
-    return max(trials, key=lambda trial: trial.score)
+    """Every weight with every scale, then the weights of repeats, over the best whitened decoder."""
+    recents = [recent_items(history) for history in histories]
+    evidence = [Evidence.joined([lookup.evidence(recent) for lookup in lookups]) for recent in recents]
+
+    def attempt(settings: DecoderSettings) -> Trial:
+        shifts = [of_query.shifts(recent, settings) for of_query, recent in zip(evidence, recents, strict=True)]
+        return note(replace(whitened, settings=settings), decoder.top_k(queries, NUM_RANKED, shifts=shifts).ids)
+
+    start = replace(whitened.settings, decoder="paired")
+    pairs = product(grids.pair_weight, grids.pair_scale)
+    best = max([attempt(replace(start, pair_weight=weight, pair_scale=scale)) for weight, scale in pairs], key=_score)
+    repeats = [attempt(replace(best.settings, repeat_weight=weight)) for weight in grids.repeat_weight]
+    return max([best, *repeats], key=_score)
 
 
-def _evidence(shards: Sequence[Shard], histories: Sequence[Sequence[int]]) -> list[Evidence]:
-    """What the pairs of all shards say for each history."""
-    lookups = [PairLookup(shard.pairs, shard.statistics.item_indexes) for shard in shards if shard.pairs is not None]
-    return [Evidence.joined([lookup.evidence(recent) for lookup in lookups]) for recent in map(recent_items, histories)]
+def _score(trial: Trial) -> float:
+    return trial.score
+
+
+def _lookups(shards: Sequence[Shard]) -> list[PairLookup]:
+    return [PairLookup(shard.pairs, shard.statistics.item_indexes) for shard in shards if shard.pairs is not None]
 
 
 def _tune_local(
@@ -201,4 +212,4 @@ def _tune_local(
             lists[num].append(merge.top_k(NUM_RANKED, num_neighbors=num).ids)
     local = whitened.changed("decoder", "local")
     trials = [note(local.changed("num_neighbors", num), np.concatenate(lists[num])) for num in num_neighbors]
-    return max(trials, key=lambda trial: trial.score)
+    return max(trials, key=_score)

@@ -47,14 +47,14 @@ class Smallest:
 
 
 @dataclass(frozen=True, eq=False)
-class Lowered:
-    """Rows whose keys one query takes to be lower than they are: positions (m,) int64 ascending, amounts (m,) float64 not negative."""
+class KeyShifts:
+    """What one query adds to the keys of some rows: positions (m,) int64 ascending, amounts (m,) float64 of either sign."""
 
     positions: NDArray[np.int64]
     amounts: NDArray[np.float64]
 
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
-        """By how much (n,) the keys of rows (n,) are lower; 0 for those that are not among them."""
+        """What is added (n,) to the keys of rows (n,); 0 for those that are not among them."""
         if not len(self.positions):
             return np.zeros(len(positions))
         places = np.searchsorted(self.positions, positions).clip(max=len(self.positions) - 1)
@@ -137,7 +137,7 @@ def smallest(
     query_offsets: NDArray[np.float64] | None = None,
     excluded: Sequence[NDArray[np.int64]] | None = None,
     only: Sequence[NDArray[np.int64] | None] | None = None,
-    lowered: Sequence[Lowered] | None = None,
+    shifts: Sequence[KeyShifts] | None = None,
 ) -> Smallest:
     """The k rows of smallest (exact key, id) for each query, exactly.
 
@@ -148,14 +148,14 @@ def smallest(
         excluded: for each query the positions of rows that must not be found.
         only: for each query the positions, few and distinct, of the only rows that may be found, whose keys are computed without the
             product; None: any that is not excluded.
-        lowered: for each query what its keys are lowered by, in ``exact_keys`` too.
+        shifts: for each query what is added to its keys, in ``exact_keys`` too.
     """
     num_queries = len(queries)
     offsets = np.zeros(num_queries) if query_offsets is None else query_offsets
     norms = np.sqrt(np.square(queries.astype(np.float64)).sum(axis=1))
     sizes = norms * blocks.largest_norm + blocks.largest_offset + np.abs(offsets)
-    if lowered is not None:
-        sizes += [one.amounts.max(initial=0.0) for one in lowered]
+    if shifts is not None:
+        sizes += [np.abs(of_query.amounts).max(initial=0.0) for of_query in shifts]
     error = product_error(queries.shape[1], sizes)
     result = Smallest.padding(num_queries, k)
     for query, found in enumerate(only or ()):
@@ -167,8 +167,8 @@ def smallest(
     num_candidates = k + SLACK
     while len(pending):
         banned = None if excluded is None else [excluded[int(i)] for i in pending]
-        lower = None if lowered is None else [lowered[int(i)] for i in pending]
-        positions, bounds = _candidates(queries[pending], offsets[pending], blocks, num_candidates, banned, lower)
+        pending_shifts = None if shifts is None else [shifts[int(i)] for i in pending]
+        positions, bounds = _candidates(queries[pending], offsets[pending], blocks, num_candidates, banned, pending_shifts)
         unsure = []
         for query, found, bound in zip(pending, positions, bounds, strict=True):
             keys = exact_keys(int(query), found)
@@ -186,19 +186,19 @@ def _candidates(
     blocks: RowBlocks,
     num_candidates: int,
     excluded: Sequence[NDArray[np.int64]] | None,
-    lowered: Sequence[Lowered] | None,
+    shifts: Sequence[KeyShifts] | None,
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.float64]]:
     """Positions of each query's smallest approximate keys, and a bound: every row left out has an approximate key of at least that."""
     device_queries = torch.from_numpy(queries).to(blocks.device)
-    shift = torch.from_numpy(query_offsets.astype(np.float32)).to(blocks.device)[:, None]
+    base = torch.from_numpy(query_offsets.astype(np.float32)).to(blocks.device)[:, None]
     best_keys = torch.empty((len(queries), 0), device=blocks.device)
     best_positions = torch.empty((len(queries), 0), dtype=torch.long, device=blocks.device)
     for start, stop in blocks.blocks():
-        keys = (shift + blocks.offsets[start:stop]).addmm_(device_queries, blocks.block(start, stop).T, alpha=-2.0)
-        for row, lower in enumerate(lowered or ()):
-            first, last = np.searchsorted(lower.positions, (start, stop))
-            places = torch.from_numpy(lower.positions[first:last] - start).to(blocks.device)
-            keys[row, places] -= torch.from_numpy(lower.amounts[first:last].astype(np.float32)).to(blocks.device)
+        keys = (base + blocks.offsets[start:stop]).addmm_(device_queries, blocks.block(start, stop).T, alpha=-2.0)
+        for row, of_query in enumerate(shifts or ()):
+            first, last = np.searchsorted(of_query.positions, (start, stop))
+            places = torch.from_numpy(of_query.positions[first:last] - start).to(blocks.device)
+            keys[row, places] += torch.from_numpy(of_query.amounts[first:last].astype(np.float32)).to(blocks.device)
         for row, banned in enumerate(excluded or ()):
             inside = banned[(banned >= start) & (banned < stop)] - start
             keys[row, torch.from_numpy(inside).to(blocks.device)] = torch.inf

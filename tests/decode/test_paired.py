@@ -1,6 +1,7 @@
 """The paired decoder: its evidence by hand, and its ranking over any partition against brute force, on toys with many exact ties."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from l2d_ray.decode.topk import TopK
 from l2d_ray.index.shard import Shard, shard_of_arrays
 from l2d_ray.memory.pairs import ItemSequences, count_pairs
 from l2d_ray.memory.statistics import PooledStatistics, statistics_of
+from l2d_ray.memory.titles import TitleMap, TitleStates
 
 NUM_ITEMS, DIM = 12, 4
 SETTINGS = DecoderSettings(pair_weight=3.0, pair_scale=50.0)
+REPEATS = st.sampled_from([-100.0, -1.5, 0.0, 1.5])
 EVERY = (None,)
 
 
@@ -36,7 +39,13 @@ def test_evidence_by_hand():
     found = PairLookup(pairs, np.array([2, 3])).evidence(recent_items([0, "unknown", 1]))
     assert found.item_indexes.tolist() == [2, 3]
     np.testing.assert_allclose(found.amounts, [similarity[1, 2] + DECAY**2 * similarity[0, 2], similarity[1, 3]])
-    np.testing.assert_allclose(found.raised(weight=2.0, scale=10.0).amounts, 2 * np.log1p(10 * found.amounts))
+    options = DecoderSettings(pair_weight=2.0, pair_scale=10.0)
+    shifts = found.shifts(recent_items([1, 0, 2]), options)
+    assert shifts.item_indexes.tolist() == [2, 3]
+    np.testing.assert_allclose(shifts.amounts, 2 * np.log1p(10 * found.amounts))
+    with_repeats = found.shifts(recent_items([1, "unknown", 0, 2]), replace(options, repeat_weight=-0.5))
+    assert with_repeats.item_indexes.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(with_repeats.amounts, [-0.5, -0.5, shifts.amounts[0] - 0.5, shifts.amounts[1]])
     nothing = PairLookup(pairs, np.array([2, 3])).evidence(recent_items(["unknown", 99]))
     assert (nothing.item_indexes.tolist(), nothing.amounts.tolist()) == ([], [])
     joined = Evidence.joined([Evidence(np.array([3]), np.array([0.5])), Evidence(np.array([1]), np.array([0.25]))])
@@ -81,8 +90,8 @@ def search(
     return search_shards([ShardSearcher(shard, pooled, options) for shard in shards], request)
 
 
-def brute_force(memory: Shard, queries: np.ndarray, histories: Sequence[Sequence[int]]) -> list[dict[int, float]]:
-    """Scores by item: the whitened decoder's, and what the pairs add, written out once more."""
+def brute_force(memory: Shard, queries: np.ndarray, histories: Sequence[Sequence[int]], options: DecoderSettings) -> list[dict[int, float]]:
+    """Scores by item: the whitened decoder's, and what pairs and repeats add, written out once more."""
     whitened = search([memory], queries, histories, decoder="whitened", k=NUM_ITEMS)
     scored = []
     for row, history in enumerate(histories):
@@ -97,17 +106,19 @@ def brute_force(memory: Shard, queries: np.ndarray, histories: Sequence[Sequence
                 if source not in latest[:age] and item in targets:
                     evidence += DECAY**age * float(pairs.similarities[rows][targets == item][0])
             if item >= 0:
-                scores[item] = score + SETTINGS.pair_weight * np.log1p(SETTINGS.pair_scale * evidence)
+                repeated = options.repeat_weight if item in latest else 0.0
+                scores[item] = score + options.pair_weight * np.log1p(options.pair_scale * evidence) + repeated
         scored.append(scores)
     return scored
 
 
 @settings(max_examples=100, deadline=None)
-@given(memories(), st.integers(1, 15))
-def test_over_any_partition_the_ranking_is_that_of_brute_force(drawn, k: int):
+@given(memories(), st.integers(1, 15), REPEATS)
+def test_over_any_partition_the_ranking_is_that_of_brute_force(drawn, k: int, repeat_weight: float):
     memory, shards, queries, histories = drawn
-    found = search(shards, queries, histories, k=k)
-    for row, scores in enumerate(brute_force(memory, queries, histories)):
+    options = replace(SETTINGS, repeat_weight=repeat_weight)
+    found = search(shards, queries, histories, k=k, options=options)
+    for row, scores in enumerate(brute_force(memory, queries, histories, options)):
         listed = [item for item in found.ids[row].tolist() if item >= 0]
         assert len(listed) == min(k, len(scores))
         np.testing.assert_allclose(found.scores[row][: len(listed)], sorted(scores.values(), reverse=True)[:k], rtol=1e-5, atol=1e-4)
@@ -115,10 +126,11 @@ def test_over_any_partition_the_ranking_is_that_of_brute_force(drawn, k: int):
 
 
 @settings(max_examples=60, deadline=None)
-@given(memories(), st.integers(1, 15), st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=6), min_size=6, max_size=6))
-def test_any_partition_gives_the_same_bits_under_restrictions(drawn, k: int, limits):
+@given(memories(), st.integers(1, 15), st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=6), min_size=6, max_size=6), REPEATS)
+def test_any_partition_gives_the_same_bits_under_restrictions(drawn, k: int, limits, repeat_weight: float):
     memory, shards, queries, histories = drawn
-    restricted = {"k": k, "excluded": limits[:3], "allowed": [items or None for items in limits[3:]]}
+    options = replace(SETTINGS, repeat_weight=repeat_weight)
+    restricted = {"k": k, "excluded": limits[:3], "allowed": [items or None for items in limits[3:]], "options": options}
     one, many = search([memory], queries, histories, **restricted), search(shards, queries, histories, **restricted)
     np.testing.assert_array_equal(one.ids, many.ids)
     np.testing.assert_array_equal(one.scores, many.scores)
@@ -138,6 +150,25 @@ def test_without_weight_or_history_it_is_the_whitened_decoder(drawn):
     ):
         np.testing.assert_array_equal(found.ids, plain.ids)
         np.testing.assert_array_equal(found.scores, plain.scores)
+
+
+def test_an_item_of_the_history_that_only_its_title_represents_is_a_repeat_too():
+    items, vectors = np.repeat(np.arange(6), 3), np.random.default_rng(1).normal(size=(18, DIM)).astype(np.float16)
+    statistics = statistics_of(items, vectors, np.full(18, -1, dtype=np.int64))
+    titles = TitleStates(np.arange(8), np.random.default_rng(2).normal(size=(8, DIM)).astype(np.float16))
+    pairs = count_pairs(lambda: [ItemSequences.of([[0, 1]])], statistics.item_indexes, statistics.counts, 8)
+    shard = replace(shard_of_arrays(np.arange(18), items, vectors, statistics), titles=titles, pairs=pairs)
+    pooled = replace(PooledStatistics.of([statistics]), title_map=TitleMap.fit([statistics.titled(titles)]))
+    query, recent = np.ones((1, DIM), np.float32), (recent_items([3, 7]),)
+
+    def ranked(options: DecoderSettings) -> list[int]:
+        request = SearchRequest(query, "paired", 8, 1, (np.zeros(0, np.int64),), EVERY, recent)
+        return search_shards([ShardSearcher(shard, pooled, options)], request).ids[0].tolist()
+
+    options = DecoderSettings(cold_count=50.0, repeat_weight=-1e4)
+    assert set(ranked(options)[-2:]) == {3, 7}
+    assert set(ranked(replace(options, repeat_weight=1e4))[:2]) == {3, 7}
+    assert set(ranked(replace(options, cold_count=None))) == {-1, 0, 1, 2, 3, 4, 5}
 
 
 def test_a_pair_lifts_an_item_from_the_end_of_the_ranking():
