@@ -176,7 +176,8 @@ class DecoderConfig(Section):
         (25.0, 100.0, 400.0, 1600.0), min_length=1, description="Scales of the evidence of item pairs."
     )
     repeat_weights: tuple[float, ...] = Field(
-        (-160.0, -40.0, -10.0, 10.0), description="What the paired decoder adds to items that the history holds; 0 is tried in any case."
+        (-160.0, -80.0, -40.0, -20.0, -10.0, 10.0),
+        description="What the paired decoder adds to items that the history holds; 0 is tried in any case.",
     )
     half_lives_days: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0, 15, 30, 60, 120, 360),

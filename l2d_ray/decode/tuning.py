@@ -41,7 +41,7 @@ class Grids:
         half_lives_s: of the prior's decayed counts; None: no decay.
         shrinks_to_titles, cold_count: tried where the shards have titles.
         pair_weight, pair_scale: all of both, where the shards have pairs; without a weight the paired decoder is not tried.
-        repeat_weight: beyond 0, with the best of both.
+        repeat_weight: beyond 0, with the best of both, which are then tried again with the best of these.
     """
 
     num_neighbors: tuple[int, ...]
@@ -65,7 +65,7 @@ class Grids:
         num_local = len(self.num_neighbors) if "local" in decoders else 0
         num_paired = len(self.pair_weight) * len(self.pair_scale) + len(self.repeat_weight)
         tries_pairs = "paired" in decoders and bool(self.pair_weight)
-        return 1 + NUM_PASSES * len(self.changes()) + 1 + num_local + (num_paired if tries_pairs else 0)
+        return 1 + NUM_PASSES * (len(self.changes()) + (num_paired if tries_pairs else 0)) + 1 + num_local
 
     def start(self) -> DecoderSettings:
         """The defaults, where the grids hold them."""
@@ -171,7 +171,7 @@ def _tune_paired(
     whitened: Trial,
     grids: Grids,
 ) -> Trial:
-    """Every weight with every scale, then the weights of repeats, over the best whitened decoder."""
+    """Every weight of pairs with every scale, and the weights of repeats, over the best whitened decoder."""
     recents = [recent_items(history) for history in histories]
     evidence = [Evidence.joined([lookup.evidence(recent) for lookup in lookups]) for recent in recents]
 
@@ -179,11 +179,13 @@ def _tune_paired(
         shifts = [of_query.shifts(recent, settings) for of_query, recent in zip(evidence, recents, strict=True)]
         return note(replace(whitened, settings=settings), decoder.top_k(queries, NUM_RANKED, shifts=shifts).ids)
 
-    start = replace(whitened.settings, decoder="paired")
-    pairs = product(grids.pair_weight, grids.pair_scale)
-    best = max([attempt(replace(start, pair_weight=weight, pair_scale=scale)) for weight, scale in pairs], key=_score)
-    repeats = [attempt(replace(best.settings, repeat_weight=weight)) for weight in grids.repeat_weight]
-    return max([best, *repeats], key=_score)
+    best = replace(whitened, settings=replace(whitened.settings, decoder="paired"), score=-np.inf)
+    for _ in range(NUM_PASSES):
+        for weight, scale in product(grids.pair_weight, grids.pair_scale):
+            best = max(best, attempt(replace(best.settings, pair_weight=weight, pair_scale=scale)), key=_score)
+        for weight in grids.repeat_weight:
+            best = max(best, attempt(replace(best.settings, repeat_weight=weight)), key=_score)
+    return best
 
 
 def _score(trial: Trial) -> float:
