@@ -7,8 +7,8 @@ similarity(j -> i) = c(j, i) / (sqrt(u_j u_i) + shrinkage), with u the number of
   before j. Here j = i is a real event, a repeat, so repeats are recommended as far as users make them.
 
 Only the ``num_neighbors`` largest similarities of each j are kept. An item's score is the sum over the ``num_recent`` last history items,
-each worth recency_decay^age (an item that stands twice counts once, at its latest place). Items with no evidence follow in popularity
-order. ``tune_item_knn`` chooses the settings on validation samples.
+each worth recency_decay^age (an item that stands twice counts once, at its latest place); of these last items themselves it is worth
+``repeat_weight`` of that. Items with no evidence follow in popularity order. ``tune_item_knn`` chooses the settings on validation samples.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class ItemKnnSettings:
     window: int = 20
     gap_decay: float = 0.9
     backward_weight: float = 0.25
+    repeat_weight: float = 1.0
 
 
 PLAIN_COSINE: Final = ItemKnnSettings(is_ordered=False, shrinkage=0.0, recency_decay=1.0)
@@ -49,8 +50,8 @@ GRID: Final = (
     PLAIN_COSINE,
     *(ItemKnnSettings(is_ordered=False, shrinkage=s, recency_decay=d) for s, d in product((5.0, 20.0), (0.7, 0.8, 0.9))),
     *(
-        ItemKnnSettings(shrinkage=s, recency_decay=d, backward_weight=b)
-        for b, s, d in product((0.25, 0.5), (5.0, 20.0, 50.0), (0.6, 0.7, 0.8))
+        ItemKnnSettings(shrinkage=s, recency_decay=d, backward_weight=b, repeat_weight=r)
+        for r, b, s, d in product((1.0, 0.3), (0.25, 0.5), (5.0, 20.0, 50.0), (0.6, 0.7, 0.8))
     ),
 )
 """What ``tune_item_knn`` tries by default."""
@@ -76,7 +77,9 @@ class ItemKnn:
 
     def scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """(n, num_items) float64: positive where there is evidence, else popularity - 1, which is negative."""
-        evidence: NDArray[np.float64] = (self._history_weights(histories) @ self._similarity).toarray()
+        weights = self._history_weights(histories)
+        evidence: NDArray[np.float64] = (weights @ self._similarity).toarray()
+        evidence[weights.nonzero()] *= self._settings.repeat_weight
         return np.where(evidence > 0, evidence, self._popularity - 1.0)
 
     def _history_weights(self, histories: Sequence[Sequence[int]]) -> Any:
