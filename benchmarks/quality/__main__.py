@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.amazon_mini import SMALL as SMALL_RUN
 from benchmarks.amazon_mini import STAGES
-from benchmarks.d3_folder import convert
+from benchmarks.folders import run_config
 from benchmarks.quality.ablations import ablations
 from benchmarks.quality.bench import Bench, Options, say
 from benchmarks.quality.cost import measure_cost
@@ -35,13 +35,11 @@ from benchmarks.quality.store import Store, rounded
 from benchmarks.quality.summary import row_figures, setting, targets_of
 from benchmarks.quality.sweep import sweep_memory
 from benchmarks.result import arguments, print_result
-from jobs import prepare_data
 from jobs.stages import FinishedStage, run_stages
-from l2d_ray.config import RunConfig, load_config
+from l2d_ray.config import RunConfig
 from l2d_ray.memory.on_ray import hash_of_data
 
 STAGE_NAMES = ("train", "build_memory", "build_index", "tune_decoder")
-MOVIELENS = Path("movielens")
 SMALL_SAMPLES = 300
 SMALL_OPTIONS = Options(SMALL, beams=(1, 4), language_samples=50, cost_requests=4, decoder_requests=32, cost_rounds=1, num_bootstrap=200)
 
@@ -50,13 +48,7 @@ def main() -> None:
     options = _parser().parse_args()
     run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
     small = SMALL_RUN if options.small else []
-    name = "quickstart" if options.folder == MOVIELENS else "amazon_games"
-    config = load_config(["--config", f"jobs/configs/{name}.yaml", f"run_dir={run_dir}", *small, *options.overrides])
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    if options.folder != MOVIELENS:
-        convert(options.folder, config.data_dir, users_per_part=config.data.users_per_part)
-    elif not config.data_dir.is_dir():
-        prepare_data.main(config)
+    config = run_config(options.folder, run_dir, [*small, *options.overrides])
     finished = run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
     max_samples = options.samples or (SMALL_SAMPLES if options.small else None)
     bench = make_bench(config, _options(options, config), max_samples=max_samples)

@@ -26,9 +26,10 @@ Written by `python -m benchmarks.quality.report` from `benchmarks/results/qualit
 `python -m benchmarks.quality FOLDER` (see `benchmarks/quality/__main__.py`).
 
 Full ranking over the catalogue, by item id. Unmasked: nothing is excluded. Masked: the history except its last item is excluded, and a
-target among it is a miss. Everything is tuned on validation (ndcg@20, unmasked), test is scored once. Intervals are 95 % bootstrap
-intervals over test samples. All rows that read text use one fine-tuned model. `default` is the decoder that `jobs.tune_decoder` chose.
-`l2d-p` is `l2d-w` and the item pairs of the memory's user sequences; rows with + join `l2d-w` with whole baselines."""
+target among it is a miss. Everything is tuned on validation (ndcg@20, unmasked), test is scored once a run; runs of earlier versions, which
+git has, were seen before these. Intervals are 95 % bootstrap intervals over test samples. All rows that read text use one fine-tuned model.
+`default` is the decoder that `jobs.tune_decoder` chose. `l2d-p` is `l2d-w`, the item pairs of the memory's user sequences, and a weight
+of the history's own items, such as `item-knn` and `session-knn` have too; rows with + join `l2d-w` with whole baselines."""
 
 TRAINING: Final = """## Models, and training for the latent space
 
@@ -41,15 +42,30 @@ CHECK: Final = """## SASRec against a published implementation
 `python -m benchmarks.sasrec_check`: MovieLens-100K, leave-one-out, all items ranked but those of the history, the validation items at the
 best epoch. Published: the log of UniRec's SASRec (see the script)."""
 
+GROWTH: Final = """## How quality grows with the model and its training
+
+Runs of `python -m benchmarks.growth`, on validation alone; each was tuned by itself. How it grows with the memory stands with each data set
+above."""
+
+GROWTH_AXES: Final = {"epochs": ("num_epochs_run", "epochs"), "widths": ("num_parameters", "parameters of the model")}
+"""What grows in a line of benchmarks.growth: what a point is drawn at, and what that is."""
+
 NOTHING: Final = "No run is committed yet."
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    results = read_results()
-    REPORT.write_text(report(results, read_results(pattern="amazon_mini"), read_results(pattern="sasrec_check").get("")))
-    for name, svg in plots(results).items():
+    text, pictures = written()
+    REPORT.write_text(text)
+    for name, svg in pictures.items():
         (FOLDER / name).write_text(svg)
+
+
+def written() -> tuple[str, dict[str, str]]:
+    """What the committed results say: REPORT.md, and the plots by the names of their files."""
+    results, growth = read_results(), read_results(pattern="growth")
+    check = read_results(pattern="sasrec_check").get("")
+    return report(results, read_results(pattern="amazon_mini"), check, growth), plots(results) | growth_plots(growth)
 
 
 def read_results(folder: Path = RESULTS, *, pattern: str = "quality") -> dict[str, dict[str, Any]]:
@@ -58,13 +74,17 @@ def read_results(folder: Path = RESULTS, *, pattern: str = "quality") -> dict[st
 
 
 def report(
-    results: Mapping[str, Mapping[str, Any]], trainings: Mapping[str, Mapping[str, Any]], check: Mapping[str, Any] | None = None
+    results: Mapping[str, Mapping[str, Any]],
+    trainings: Mapping[str, Mapping[str, Any]],
+    check: Mapping[str, Any] | None = None,
+    growth: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """The whole of REPORT.md: a section a data set, then how the models were trained (lines of benchmarks.amazon_mini), and the check."""
+    """The whole of REPORT.md: a section a data set, lines of benchmarks.amazon_mini and benchmarks.growth by name, and the check."""
     sections = [section(name, result) for name, result in results.items()] or [NOTHING]
     trained = [TRAINING, tables.training_table(trainings.values())] if trainings else []
+    grown = [GROWTH, *(part for name, line in growth.items() for part in _growth(name, line))] if growth else []
     checked = [CHECK, tables.check_table(check)] if check is not None else []
-    return "\n\n".join([HEAD, *sections, *trained, *checked]) + "\n"
+    return "\n\n".join([HEAD, *sections, *trained, *grown, *checked]) + "\n"
 
 
 def section(name: str, result: Mapping[str, Any]) -> str:
@@ -117,6 +137,29 @@ def plots(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
             found[_cost_file(name, batch)] = standalone(_cost_plot(result, batch))
         found[f"{name}-memory.svg"] = standalone(_sweep_plot(result))
     return found
+
+
+def growth_plots(growth: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Files of the plots of lines of benchmarks.growth."""
+    return {_growth_file(name, axis): standalone(_growth_plot(line, axis)) for name, line in growth.items() for axis in GROWTH_AXES}
+
+
+def _growth(name: str, line: Mapping[str, Any]) -> list[str]:
+    pictures = [f"![Validation recall against {label}]({_growth_file(name, axis)})" for axis, (_, label) in GROWTH_AXES.items()]
+    return [f"### {line['data']}", tables.growth_table(line), *pictures]
+
+
+def _growth_file(name: str, axis: str) -> str:
+    return f"growth-{name}-{axis}.svg"
+
+
+def _growth_plot(line: Mapping[str, Any], axis: str) -> str:
+    field, label = GROWTH_AXES[axis]
+    places = [float(point[field]) for point in line[axis]]
+    panels = {}
+    for metric in tables.TRAINING_METRICS:
+        panels[metric] = [Line(row, places, [point["valid"][row][metric] for point in line[axis]]) for row in tables.GROWTH_SYSTEMS]
+    return panels_plot(panels, x_label=label, y_label="recall, validation")
 
 
 def _cost(name: str, result: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ SUBSET_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@10")
 ABLATION_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@20")
 TRAINING_SYSTEMS: Final = ("item-knn", "l2d-g", "l2d-l", "l2d-w")
 TRAINING_METRICS: Final = ("recall@10", "recall@50")
+GROWTH_SYSTEMS: Final = ("l2d-g", "l2d-l", "l2d-w", "l2d-p")
 SLICES: Final = ("dense", "sparse", "long", "short")
 
 Result = Mapping[str, Any]
@@ -190,6 +191,18 @@ def training_table(lines: Iterable[Result]) -> str:
         rows.append([*cells, *(f"{line[split][system][metric]:.4f}" for split, system, metric in columns)])
     heads = [f"{'test ' if split == 'test' else ''}{system} {metric}" for split, system, metric in columns]
     return table(["data", "parameters", "item loss", "epochs", *heads], rows)
+
+
+def growth_table(line: Result) -> str:
+    """A row a run of benchmarks.growth."""
+    rows = []
+    for axis, what in (("epochs", "num_epochs"), ("widths", "hidden_size")):
+        for point in line[axis]:
+            figures = [f"{point['valid'][system][metric]:.4f}" for system in GROWTH_SYSTEMS for metric in TRAINING_METRICS]
+            asked = f"{what}={point[what]}"
+            rows.append([asked, f"{point['num_parameters']:,}", str(point["num_epochs_run"]), f"{point['train_s']:.0f}", *figures])
+    heads = [f"{system} {metric}" for system in GROWTH_SYSTEMS for metric in TRAINING_METRICS]
+    return table(["run", "parameters", "epochs", "training, s", *heads], rows)
 
 
 def check_table(line: Result) -> str:

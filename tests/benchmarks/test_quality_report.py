@@ -4,18 +4,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.quality.report import FOLDER, NOTHING, REPORT, plots, read_results, report
+from benchmarks.quality.report import FOLDER, NOTHING, REPORT, growth_plots, plots, read_results, report, written
 from benchmarks.quality.report_tables import METRICS, claims, table
 from benchmarks.result import target
 
 
 def test_the_report_says_what_the_committed_results_say():
-    results = read_results()
-    text = REPORT.read_text()
-    assert report(results, read_results(pattern="amazon_mini"), read_results(pattern="sasrec_check").get("")) == text
-    assert (NOTHING in text) == (not results)
-    drawn = set(plots(results))
-    assert {path.name for path in FOLDER.glob("*.svg")} == drawn
+    text, drawn = written()
+    assert REPORT.read_text() == text
+    assert (NOTHING in text) == (not read_results())
+    assert {path.name for path in FOLDER.glob("*.svg")} == set(drawn)
     assert all(f"]({name})" in text for name in drawn)
 
 
@@ -140,6 +138,29 @@ def test_the_check_of_sasrec_stands_beside_what_was_published():
     assert "| published | - | 0.5000 | 0.3750 |" in text
     assert "| ours, dropout 0.5 | 7 | 0.2500 | 0.1250 |" in text
     assert "published" not in report({}, {})
+
+
+def test_growth_is_a_table_and_a_plot_for_each_axis():
+    def point(recall, **others):
+        return {
+            **others,
+            "num_epochs_run": 2,
+            "train_s": 9.6,
+            "valid": {f"l2d-{name}": {"recall@10": recall, "recall@50": 0.5} for name in "glwp"},
+        }
+
+    line = {
+        "data": "toys",
+        "epochs": [point(0.125, num_epochs=3, num_parameters=99)],
+        "widths": [point(0.25, hidden_size=64, num_parameters=1234), point(0.375, hidden_size=128, num_parameters=5678)],
+    }
+    text = report({}, {}, None, {"toys": line})
+    assert "| num_epochs=3 | 99 | 2 | 10 | 0.1250 | 0.5000 |" in text
+    assert "| hidden_size=128 | 5,678 | 2 | 10 | 0.3750 | 0.5000 |" in text
+    drawn = growth_plots({"toys": line})
+    assert set(drawn) == {"growth-toys-epochs.svg", "growth-toys-widths.svg"}
+    assert all(f"]({name})" in text for name in drawn)
+    assert all(f">{label}<" in drawn["growth-toys-widths.svg"] for label in ("recall@10", "l2d-p", "parameters of the model"))
 
 
 def test_trainings_are_told_in_the_order_of_their_settings():

@@ -1,0 +1,64 @@
+"""How recommendations grow with the model's width and with the epochs that it is trained for; on validation alone.
+
+    python -m benchmarks.growth movielens [--small] [--run-dir runs/NAME] [--epochs 1,2,4,8] [--widths 32,64,128,192] [key=value ...]
+
+The folder is one in the D3 protocol, or movielens. One run for each number of epochs at the configured width and for each width with the
+configured epochs (at most: training stops where the validation loss does), each tuned by itself; below RUN_DIR, finished stages are reused.
+How they grow with the memory is benchmarks.quality's sweep. Printed lines are kept as benchmarks/results/growth-NAME.json.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.amazon_mini import SMALL, STAGES
+from benchmarks.folders import run_config
+from benchmarks.quality.store import rounded
+from benchmarks.result import arguments, print_result
+from jobs.stages import run_stages
+from l2d_ray.cluster import connect
+
+STAGE_NAMES: Final = ("train", "build_memory", "build_index", "tune_decoder", "evaluate_valid")
+WIDTH: Final = "model.mini.hidden_size"
+EPOCHS: Final = "train.num_epochs"
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, or movielens")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all runs that differ")
+    parser.add_argument("--epochs", type=_numbers, default=None, help="numbers of epochs, separated by commas")
+    parser.add_argument("--widths", type=_numbers, default=None, help="hidden sizes, separated by commas")
+    options = parser.parse_args()
+    base = options.run_dir or Path("runs") / f"growth_{options.folder.name}{'_small' if options.small else ''}"
+    overrides = [*(SMALL if options.small else []), *options.overrides]
+    epochs = options.epochs or ((1,) if options.small else (1, 2, 4, 8))
+    widths = options.widths or ((16, 32) if options.small else (32, 64, 128, 192))
+    curves = {
+        "epochs": [{"num_epochs": num, **measured(options.folder, base, [*overrides, f"{EPOCHS}={num}"])} for num in epochs],
+        "widths": [{"hidden_size": width, **measured(options.folder, base, [*overrides, f"{WIDTH}={width}"])} for width in widths],
+    }
+    print_result("growth", {"small": options.small, "data": options.folder.name, **rounded(curves)}, {})
+
+
+def measured(folder: Path, base: Path, overrides: list[str]) -> dict[str, Any]:
+    """One run: its size, its time, and validation metrics of every system."""
+    config = run_config(folder, base / overrides[-1].replace("=", "-"), [*overrides, "model.name=mini"])
+    with connect(config.ray.address, config.ray.num_cpus):
+        finished = run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
+    trained = finished["train"]
+    return {
+        "num_parameters": trained.result["num_parameters"],
+        "num_epochs_run": len(trained.result["curve"]),
+        "train_s": trained.seconds,
+        "valid": finished["evaluate_valid"].result["metrics"],
+    }
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+if __name__ == "__main__":
+    main()
