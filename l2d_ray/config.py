@@ -177,7 +177,7 @@ class DecoderConfig(Section):
     )
     repeat_weights: tuple[float, ...] = Field(
         (-160.0, -80.0, -40.0, -20.0, -10.0, 10.0),
-        description="What the paired decoder adds to items that the history holds; 0 is tried in any case.",
+        description="What the paired decoder adds to items that the history holds before its last one; 0 is tried in any case.",
     )
     half_lives_days: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0, 15, 30, 60, 120, 360),

@@ -306,7 +306,7 @@ def _item_pairs(ablation: Ablation) -> Iterator[Candidate]:
 
 
 def _repeats(ablation: Ablation) -> Iterator[Candidate]:
-    """What the paired decoder adds to the history's own items, without its pairs."""
+    """What the paired decoder adds to the history's own items before its last one, without its pairs."""
     for weight in DecoderConfig().repeat_weights:
         settings = DecoderSettings(repeat_weight=weight)
         shifts = [NO_EVIDENCE.shifts(recent_items(history), settings) for history in ablation.split.samples.histories]

@@ -29,7 +29,8 @@ Full ranking over the catalogue, by item id. Unmasked: nothing is excluded. Mask
 target among it is a miss. Everything is tuned on validation (ndcg@20, unmasked), test is scored once a run; runs of earlier versions, which
 git has, were seen before these. Intervals are 95 % bootstrap intervals over test samples. All rows that read text use one fine-tuned model.
 `default` is the decoder that `jobs.tune_decoder` chose. `l2d-p` is `l2d-w`, the item pairs of the memory's user sequences, and a weight
-of the history's own items, such as `item-knn` and `session-knn` have too; rows with + join `l2d-w` with whole baselines."""
+of the history's own items before its last one; `item-knn` and `session-knn` have such a weight too. Rows with + join `l2d-w` with whole
+baselines."""
 
 TRAINING: Final = """## Models, and training for the latent space
 

@@ -7,8 +7,8 @@ similarity(j -> i) = c(j, i) / (sqrt(u_j u_i) + shrinkage), with u the number of
   before j. Here j = i is a real event, a repeat, so repeats are recommended as far as users make them.
 
 Only the ``num_neighbors`` largest similarities of each j are kept. An item's score is the sum over the ``num_recent`` last history items,
-each worth recency_decay^age (an item that stands twice counts once, at its latest place); of these last items themselves it is worth
-``repeat_weight`` of that. Items with no evidence follow in popularity order. ``tune_item_knn`` chooses the settings on validation samples.
+each worth recency_decay^age (an item that stands twice counts once, at its latest place); of these last items themselves, but the very
+last, it is worth ``repeat_weight`` of that. Items with no evidence follow in popularity order. ``tune_item_knn`` chooses the settings on validation samples.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ GRID: Final = (
     *(ItemKnnSettings(is_ordered=False, shrinkage=s, recency_decay=d) for s, d in product((5.0, 20.0), (0.7, 0.8, 0.9))),
     *(
         ItemKnnSettings(shrinkage=s, recency_decay=d, backward_weight=b, repeat_weight=r)
-        for r, b, s, d in product((1.0, 0.3), (0.25, 0.5), (5.0, 20.0, 50.0), (0.6, 0.7, 0.8))
+        for r, b, s, d in product((1.0, 0.1), (0.25, 0.5), (5.0, 20.0, 50.0), (0.6, 0.7, 0.8))
     ),
 )
 """What ``tune_item_knn`` tries by default."""
@@ -79,7 +79,10 @@ class ItemKnn:
         """(n, num_items) float64: positive where there is evidence, else popularity - 1, which is negative."""
         weights = self._history_weights(histories)
         evidence: NDArray[np.float64] = (weights @ self._similarity).toarray()
+        rows, latest = [row for row, history in enumerate(histories) if history], [history[-1] for history in histories if history]
+        of_latest = evidence[rows, latest]
         evidence[weights.nonzero()] *= self._settings.repeat_weight
+        evidence[rows, latest] = of_latest
         return np.where(evidence > 0, evidence, self._popularity - 1.0)
 
     def _history_weights(self, histories: Sequence[Sequence[int]]) -> Any:

@@ -1,13 +1,14 @@
 """L2D-P: the whitened decoder, and what the item pairs of the memory's user sequences say for the same history.
 
-    score(v) = score of L2D-W + gamma log(1 + lambda e_v) + rho [v is among the last items of the history]
+    score(v) = score of L2D-W + gamma log(1 + lambda e_v) + rho [v is an older one of these items]
     e_v = sum over the last items j of the history: DECAY^age similarity(j, v)
 
 The language model knows what titles tell, pairs (``memory.pairs``) what they do not: that those who took one item took the other. An item
 without pairs keeps the score that it has, so nothing is lost where nothing is known; and every term belongs to one item, so a shard ranks
 its items alone, exactly, in the one product that L2D-W takes. An item that stands several times in a history speaks once, from its latest
-place; titles from outside the catalogue have an age and no pairs. rho says how far users take again what they just took: below 0 where
-they hardly do, as with books or albums, above where they do. It is learnt, not a rule: what must not be shown is excluded by the request.
+place; titles from outside the catalogue have an age and no pairs. rho says how far users come back to what they took before their latest
+item: below 0 where they hardly do, as with books or albums, above where they do. It is learnt, not a rule: what must not be shown is
+excluded by the request. Of the latest item its pair with itself speaks: a double entry is common where coming back is not.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class Evidence:
         return cls(items[order], amounts[order])
 
     def shifts(self, recent: RecentItems, settings: DecoderSettings) -> ScoreShifts:
-        """What it and the latest items themselves add to the scores."""
+        """What it and the latest items themselves, but the very last, add to the scores."""
         amounts = settings.pair_weight * np.log1p(settings.pair_scale * self.amounts)
         if not settings.repeat_weight:
             return ScoreShifts(self.item_indexes, amounts)
-        taken = np.sort(recent[recent >= 0])
+        taken = np.sort(recent[1:][recent[1:] >= 0])
         items = np.union1d(self.item_indexes, taken)
         total = np.zeros(len(items))
         total[np.searchsorted(items, self.item_indexes)] = amounts

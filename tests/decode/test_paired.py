@@ -44,8 +44,8 @@ def test_evidence_by_hand():
     assert shifts.item_indexes.tolist() == [2, 3]
     np.testing.assert_allclose(shifts.amounts, 2 * np.log1p(10 * found.amounts))
     with_repeats = found.shifts(recent_items([1, "unknown", 0, 2]), replace(options, repeat_weight=-0.5))
-    assert with_repeats.item_indexes.tolist() == [0, 1, 2, 3]
-    np.testing.assert_allclose(with_repeats.amounts, [-0.5, -0.5, shifts.amounts[0] - 0.5, shifts.amounts[1]])
+    assert with_repeats.item_indexes.tolist() == [0, 1, 2, 3]  # all but 2, the latest, are weighed
+    np.testing.assert_allclose(with_repeats.amounts, [-0.5, -0.5, *shifts.amounts])
     nothing = PairLookup(pairs, np.array([2, 3])).evidence(recent_items(["unknown", 99]))
     assert (nothing.item_indexes.tolist(), nothing.amounts.tolist()) == ([], [])
     joined = Evidence.joined([Evidence(np.array([3]), np.array([0.5])), Evidence(np.array([1]), np.array([0.25]))])
@@ -106,7 +106,7 @@ def brute_force(memory: Shard, queries: np.ndarray, histories: Sequence[Sequence
                 if source not in latest[:age] and item in targets:
                     evidence += DECAY**age * float(pairs.similarities[rows][targets == item][0])
             if item >= 0:
-                repeated = options.repeat_weight if item in latest else 0.0
+                repeated = options.repeat_weight if item in latest[1:] and item != latest[0] else 0.0
                 scores[item] = score + options.pair_weight * np.log1p(options.pair_scale * evidence) + repeated
         scored.append(scores)
     return scored
@@ -152,14 +152,14 @@ def test_without_weight_or_history_it_is_the_whitened_decoder(drawn):
         np.testing.assert_array_equal(found.scores, plain.scores)
 
 
-def test_an_item_of_the_history_that_only_its_title_represents_is_a_repeat_too():
+def test_an_item_of_the_history_that_only_its_title_represents_is_weighed_too():
     items, vectors = np.repeat(np.arange(6), 3), np.random.default_rng(1).normal(size=(18, DIM)).astype(np.float16)
     statistics = statistics_of(items, vectors, np.full(18, -1, dtype=np.int64))
     titles = TitleStates(np.arange(8), np.random.default_rng(2).normal(size=(8, DIM)).astype(np.float16))
     pairs = count_pairs(lambda: [ItemSequences.of([[0, 1]])], statistics.item_indexes, statistics.counts, 8)
     shard = replace(shard_of_arrays(np.arange(18), items, vectors, statistics), titles=titles, pairs=pairs)
     pooled = replace(PooledStatistics.of([statistics]), title_map=TitleMap.fit([statistics.titled(titles)]))
-    query, recent = np.ones((1, DIM), np.float32), (recent_items([3, 7]),)
+    query, recent = np.ones((1, DIM), np.float32), (recent_items([3, 7, 0]),)
 
     def ranked(options: DecoderSettings) -> list[int]:
         request = SearchRequest(query, "paired", 8, 1, (np.zeros(0, np.int64),), EVERY, recent)
