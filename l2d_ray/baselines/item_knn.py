@@ -8,8 +8,8 @@ similarity(j -> i) = c(j, i) / (sqrt(u_j u_i) + shrinkage), with u the number of
 
 Only the ``num_neighbors`` largest similarities of each j are kept. An item's score is the sum over the ``num_recent`` last history items,
 each worth recency_decay^age (an item that stands twice counts once, at its latest place); of these last items themselves, but the very
-last, it is worth ``repeat_weight`` of that. Items with no evidence follow in popularity order.
-``tune_item_knn`` chooses the settings on validation samples.
+last, it is worth ``repeat_weight`` of that. Items with no evidence follow in popularity order. ``tune_item_knn`` chooses the settings on
+validation samples.
 """
 
 from __future__ import annotations
