@@ -175,6 +175,9 @@ class DecoderConfig(Section):
     pair_scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (25.0, 100.0, 400.0, 1600.0), min_length=1, description="Scales of the evidence of item pairs."
     )
+    pair_decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.6, 0.7, 0.8), description="What an item of the history says by its pairs, next to the one that came after it."
+    )
     repeat_weights: tuple[float, ...] = Field(
         (-160.0, -80.0, -40.0, -20.0, -10.0, 10.0),
         description="What the paired decoder adds to items that the history holds before its last one; 0 is tried in any case.",

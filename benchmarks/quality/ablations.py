@@ -298,7 +298,7 @@ def _item_pairs(ablation: Ablation) -> Iterator[Candidate]:
     """The paired decoder, over the grid that it is tuned on."""
     statistics, grid = ablation.statistics, DecoderConfig()
     lookup = PairLookup(ablation.bench.inputs.train.pairs(statistics, num_items=ablation.num_items), statistics.item_indexes)
-    evidence = [lookup.evidence(recent_items(history)) for history in ablation.split.samples.histories]
+    evidence = [lookup.evidence(recent_items(history), DecoderSettings.pair_decay) for history in ablation.split.samples.histories]
     for weight, scale in product(grid.pair_weights, grid.pair_scales):
         settings = DecoderSettings(pair_weight=weight, pair_scale=scale)
         shifts = [of_query.shifts(NOTHING_RECENT, settings) for of_query in evidence]

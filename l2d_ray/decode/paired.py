@@ -1,7 +1,7 @@
 """L2D-P: the whitened decoder, and what the item pairs of the memory's user sequences say for the same history.
 
     score(v) = score of L2D-W + gamma log(1 + lambda e_v) + rho [v is an older one of these items]
-    e_v = sum over the last items j of the history: DECAY^age similarity(j, v)
+    e_v = sum over the last items j of the history: delta^age similarity(j, v)
 
 The language model knows what titles tell, pairs (``memory.pairs``) what they do not: that those who took one item took the other. An item
 without pairs keeps the score that it has, so nothing is lost where nothing is known; and every term belongs to one item, so a shard ranks
@@ -26,7 +26,6 @@ from l2d_ray.memory.pairs import ItemPairs
 
 NUM_RECENT: Final = 10
 """Items of a history, the latest ones, whose pairs count."""
-DECAY: Final = 0.6
 
 RecentItems = NDArray[np.int64]
 """(m,) the latest items of a history, newest first, at most NUM_RECENT; -1 where one has no pairs or spoke already."""
@@ -53,7 +52,7 @@ class Evidence:
         return cls(items[order], amounts[order])
 
     def shifts(self, recent: RecentItems, settings: DecoderSettings) -> ScoreShifts:
-        """What it and the latest items themselves, but the very last, add to the scores."""
+        """What it, found with the settings' decay, and the latest items themselves, but the very last, add to the scores."""
         amounts = settings.pair_weight * np.log1p(settings.pair_scale * self.amounts)
         if not settings.repeat_weight:
             return ScoreShifts(self.item_indexes, amounts)
@@ -72,13 +71,13 @@ class PairLookup:
         self._pairs = pairs
         self._item_indexes = item_indexes
 
-    def evidence(self, recent: RecentItems) -> Evidence:
-        """What the latest items of a history say for the shard's items."""
+    def evidence(self, recent: RecentItems, decay: float) -> Evidence:
+        """What the latest items of a history say for the shard's items, with ``decay`` delta."""
         starts, places, similarities = self._pairs.starts, self._pairs.places, self._pairs.similarities
         totals = np.zeros(len(self._item_indexes))
         for age, item in enumerate(recent.tolist()):
             if 0 <= item < len(starts) - 1:
                 rows = slice(starts[item], starts[item + 1])
-                totals[places[rows]] += DECAY**age * similarities[rows].astype(np.float64)
+                totals[places[rows]] += decay**age * similarities[rows].astype(np.float64)
         found = np.flatnonzero(totals)
         return Evidence(self._item_indexes[found], totals[found])

@@ -138,7 +138,7 @@ class ShardSearcher:
         whitened = self._linear["whitened"]
         assert isinstance(whitened, WhitenedDecoder)
         assert self._pairs is not None
-        shifts = [self._pairs.evidence(recent).shifts(recent, self._settings) for recent in request.recent]
+        shifts = [self._pairs.evidence(recent, self._settings.pair_decay).shifts(recent, self._settings) for recent in request.recent]
         return whitened.top_k(request.queries, request.k, request.excluded, request.allowed, shifts=shifts)
 
     def holdings(self) -> ShardHoldings:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.decode.paired import DECAY, NUM_RECENT, Evidence, PairLookup, recent_items
+from l2d_ray.decode.paired import NUM_RECENT, Evidence, PairLookup, recent_items
 from l2d_ray.decode.restriction import ascending
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, available_decoders, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
@@ -19,7 +19,7 @@ from l2d_ray.memory.statistics import PooledStatistics, statistics_of
 from l2d_ray.memory.titles import TitleMap, TitleStates
 
 NUM_ITEMS, DIM = 12, 4
-SETTINGS = DecoderSettings(pair_weight=3.0, pair_scale=50.0)
+SETTINGS = DecoderSettings(pair_weight=3.0, pair_scale=50.0, pair_decay=0.8)
 REPEATS = st.sampled_from([-100.0, -1.5, 0.0, 1.5])
 EVERY = (None,)
 
@@ -36,9 +36,9 @@ def test_evidence_by_hand():
     for source in (0, 1):
         for place in range(pairs.starts[source], pairs.starts[source + 1]):
             similarity[source, 2 + int(pairs.places[place])] = pairs.similarities[place]
-    found = PairLookup(pairs, np.array([2, 3])).evidence(recent_items([0, "unknown", 1]))
+    found = PairLookup(pairs, np.array([2, 3])).evidence(recent_items([0, "unknown", 1]), 0.6)
     assert found.item_indexes.tolist() == [2, 3]
-    np.testing.assert_allclose(found.amounts, [similarity[1, 2] + DECAY**2 * similarity[0, 2], similarity[1, 3]])
+    np.testing.assert_allclose(found.amounts, [similarity[1, 2] + 0.6**2 * similarity[0, 2], similarity[1, 3]])
     options = DecoderSettings(pair_weight=2.0, pair_scale=10.0)
     shifts = found.shifts(recent_items([1, 0, 2]), options)
     assert shifts.item_indexes.tolist() == [2, 3]
@@ -46,7 +46,7 @@ def test_evidence_by_hand():
     with_repeats = found.shifts(recent_items([1, "unknown", 0, 2]), replace(options, repeat_weight=-0.5))
     assert with_repeats.item_indexes.tolist() == [0, 1, 2, 3]  # all but 2, the latest, are weighed
     np.testing.assert_allclose(with_repeats.amounts, [-0.5, -0.5, *shifts.amounts])
-    nothing = PairLookup(pairs, np.array([2, 3])).evidence(recent_items(["unknown", 99]))
+    nothing = PairLookup(pairs, np.array([2, 3])).evidence(recent_items(["unknown", 99]), 0.6)
     assert (nothing.item_indexes.tolist(), nothing.amounts.tolist()) == ([], [])
     joined = Evidence.joined([Evidence(np.array([3]), np.array([0.5])), Evidence(np.array([1]), np.array([0.25]))])
     assert (joined.item_indexes.tolist(), joined.amounts.tolist()) == ([1, 3], [0.25, 0.5])
@@ -104,7 +104,7 @@ def brute_force(memory: Shard, queries: np.ndarray, histories: Sequence[Sequence
                 rows = slice(pairs.starts[source], pairs.starts[source + 1])
                 targets = memory.statistics.item_indexes[pairs.places[rows]]
                 if source not in latest[:age] and item in targets:
-                    evidence += DECAY**age * float(pairs.similarities[rows][targets == item][0])
+                    evidence += options.pair_decay**age * float(pairs.similarities[rows][targets == item][0])
             if item >= 0:
                 repeated = options.repeat_weight if item in latest[1:] and item != latest[0] else 0.0
                 scores[item] = score + options.pair_weight * np.log1p(options.pair_scale * evidence) + repeated
