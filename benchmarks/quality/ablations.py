@@ -23,7 +23,7 @@ from benchmarks.quality.inputs import drawn
 from benchmarks.quality.variants import FloatArray, IntArray, Neighborhoods
 from l2d_ray.config import DecoderConfig
 from l2d_ray.decode.linear import RepresentedItems, ScoreShifts, WhitenedRule
-from l2d_ray.decode.paired import Evidence, PairLookup, recent_items
+from l2d_ray.decode.paired import Evidence, PairLookup, older_items, recent_items
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.evaluate.metrics import metric_means
 from l2d_ray.evaluate.queries import EncodedSplit
@@ -37,7 +37,7 @@ NUM_NEIGHBORS: Final = (100, 500)
 WIDTHS: Final = (0.1, 0.2, 0.4)
 WEIGHTS: Final = (0.1, 0.25, 0.5, 1.0)
 RERANKED: Final = 50
-NOTHING_RECENT: Final = recent_items(())
+NOTHING_OLDER: Final = np.zeros(0, np.int64)
 NO_EVIDENCE: Final = Evidence(np.zeros(0, np.int64), np.zeros(0))
 Candidate = tuple[dict[str, Any], Callable[[], FloatArray]]
 """What is set, and the scores (n, num_items) that come of it."""
@@ -301,7 +301,7 @@ def _item_pairs(ablation: Ablation) -> Iterator[Candidate]:
     evidence = [lookup.evidence(recent_items(history), DecoderSettings.pair_decay) for history in ablation.split.samples.histories]
     for weight, scale in product(grid.pair_weights, grid.pair_scales):
         settings = DecoderSettings(pair_weight=weight, pair_scale=scale)
-        shifts = [of_query.shifts(NOTHING_RECENT, settings) for of_query in evidence]
+        shifts = [of_query.shifts(NOTHING_OLDER, settings) for of_query in evidence]
         yield {"pair_weight": weight, "pair_scale": scale}, partial(_shifted_scores, ablation.base, shifts)
 
 
@@ -309,7 +309,7 @@ def _repeats(ablation: Ablation) -> Iterator[Candidate]:
     """What the paired decoder adds to the history's own items before its last one, without its pairs."""
     for weight in DecoderConfig().repeat_weights:
         settings = DecoderSettings(repeat_weight=weight)
-        shifts = [NO_EVIDENCE.shifts(recent_items(history), settings) for history in ablation.split.samples.histories]
+        shifts = [NO_EVIDENCE.shifts(older_items(recent_items(history)), settings) for history in ablation.split.samples.histories]
         yield {"repeat_weight": weight}, partial(_shifted_scores, ablation.base, shifts)
 
 

@@ -204,7 +204,7 @@ class WhitenedDecoder:
         """The k items of highest score for queries (b, d).
 
         Args:
-            shifts: for each query what is added to the scores of some items; those that are not ranked here are ignored.
+            shifts: for each query what is added to the scores of some items that are ranked here.
         """
         limits = _limits(self.item_indexes, len(queries), excluded, allowed)
         whitened = (queries.astype(np.float64) @ self._precision).astype(np.float32)
@@ -221,18 +221,18 @@ class WhitenedDecoder:
         )
         return _as_top_k(self.item_indexes, found.positions, -found.keys / 2)
 
+    def ranked(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some items (m,) that are ranked here."""
+        return self.item_indexes[_positions(self.item_indexes, items)]
+
     def _keys(self, whitened: NDArray[np.float32], positions: NDArray[np.int64], shifts: KeyShifts | None) -> NDArray[np.float64]:
         products = (self._rows[positions].astype(np.float64) * whitened.astype(np.float64)).sum(axis=1)
         keys: NDArray[np.float64] = self._offsets[positions] - 2 * products
         return keys if shifts is None else keys + shifts.at(positions)
 
     def _key_shifts(self, shifts: ScoreShifts) -> KeyShifts:
-        """The same of keys, which are -2 times the scores, for the items that are ranked here."""
-        if not len(self.item_indexes):
-            return KeyShifts(np.zeros(0, np.int64), np.zeros(0))
-        places = np.searchsorted(self.item_indexes, shifts.item_indexes).clip(max=len(self.item_indexes) - 1)
-        is_ranked = self.item_indexes[places] == shifts.item_indexes
-        return KeyShifts(places[is_ranked], -2 * shifts.amounts[is_ranked])
+        """The same of keys, which are -2 times the scores."""
+        return KeyShifts(np.searchsorted(self.item_indexes, shifts.item_indexes), -2 * shifts.amounts)
 
 
 def precision_matrix(within_covariance: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:

@@ -37,6 +37,12 @@ def recent_items(history: Sequence[int | str]) -> RecentItems:
     return np.array([-1 if item in latest[:age] else item for age, item in enumerate(latest)], dtype=np.int64)
 
 
+def older_items(recent: RecentItems) -> NDArray[np.int64]:
+    """Those before the latest one that are of the catalogue."""
+    older = recent[1:]
+    return older[older >= 0]
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What pairs say for one history: item_indexes (m,) int64 ascending, amounts (m,) float64, positive."""
@@ -51,17 +57,20 @@ class Evidence:
         order = np.argsort(items)
         return cls(items[order], amounts[order])
 
-    def shifts(self, recent: RecentItems, settings: DecoderSettings) -> ScoreShifts:
-        """What it, found with the settings' decay, and the latest items themselves, but the very last, add to the scores."""
-        amounts = settings.pair_weight * np.log1p(settings.pair_scale * self.amounts)
-        if not settings.repeat_weight:
-            return ScoreShifts(self.item_indexes, amounts)
-        taken = np.sort(recent[1:][recent[1:] >= 0])
-        items = np.union1d(self.item_indexes, taken)
-        total = np.zeros(len(items))
-        total[np.searchsorted(items, self.item_indexes)] = amounts
-        total[np.searchsorted(items, taken)] += settings.repeat_weight
-        return ScoreShifts(items, total)
+    def shifts(self, older: NDArray[np.int64], settings: DecoderSettings) -> ScoreShifts:
+        """What it, found with the settings' decay, and the history's older items (m,) themselves, distinct ones, add to the scores."""
+        items, amounts = self.item_indexes, settings.pair_weight * np.log1p(settings.pair_scale * self.amounts)
+        if not len(older) or not settings.repeat_weight:
+            return ScoreShifts(items, amounts)
+        places = np.searchsorted(items, older)
+        is_silent = items.take(places, mode="clip") != older if len(items) else np.ones(len(older), dtype=np.bool_)
+        if is_silent.any():
+            silent = np.sort(older[is_silent])
+            at = np.searchsorted(items, silent)
+            items, amounts = np.insert(items, at, silent), np.insert(amounts, at, 0.0)
+            places = np.searchsorted(items, older)
+        amounts[places] += settings.repeat_weight
+        return ScoreShifts(items, amounts)
 
 
 class PairLookup:

@@ -17,7 +17,7 @@ from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.local import LocalCandidates, LocalRequest, local_candidates
 from l2d_ray.decode.local_merge import LearntSpread, LocalMerge
 from l2d_ray.decode.lookup import ItemVectors, Reasons, ReasonsRequest, VectorsRequest, item_vectors, reasons
-from l2d_ray.decode.paired import PairLookup, RecentItems
+from l2d_ray.decode.paired import PairLookup, RecentItems, older_items
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
@@ -138,7 +138,10 @@ class ShardSearcher:
         whitened = self._linear["whitened"]
         assert isinstance(whitened, WhitenedDecoder)
         assert self._pairs is not None
-        shifts = [self._pairs.evidence(recent, self._settings.pair_decay).shifts(recent, self._settings) for recent in request.recent]
+        shifts = []
+        for recent in request.recent:
+            older = whitened.ranked(older_items(recent))
+            shifts.append(self._pairs.evidence(recent, self._settings.pair_decay).shifts(older, self._settings))
         return whitened.top_k(request.queries, request.k, request.excluded, request.allowed, shifts=shifts)
 
     def holdings(self) -> ShardHoldings:

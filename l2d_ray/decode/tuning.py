@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.local import local_candidates
 from l2d_ray.decode.local_merge import LocalMerge
-from l2d_ray.decode.paired import Evidence, PairLookup, recent_items
+from l2d_ray.decode.paired import Evidence, PairLookup, older_items, recent_items
 from l2d_ray.decode.search import available_decoders
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
 from l2d_ray.index.shard import Shard
@@ -174,14 +174,15 @@ def _tune_paired(
 ) -> Trial:
     """Every weight of pairs with every scale, their decays, and the weights of repeats, over the best whitened decoder."""
     recents = [recent_items(history) for history in histories]
+    olders = [decoder.ranked(older_items(recent)) for recent in recents]
 
     @cache
     def evidence(decay: float) -> list[Evidence]:
         return [Evidence.joined([lookup.evidence(recent, decay) for lookup in lookups]) for recent in recents]
 
     def attempt(settings: DecoderSettings) -> Trial:
-        found = zip(evidence(settings.pair_decay), recents, strict=True)
-        shifts = [of_query.shifts(recent, settings) for of_query, recent in found]
+        found = zip(evidence(settings.pair_decay), olders, strict=True)
+        shifts = [of_query.shifts(older, settings) for of_query, older in found]
         return note(replace(whitened, settings=settings), decoder.top_k(queries, NUM_RANKED, shifts=shifts).ids)
 
     best = replace(whitened, settings=replace(whitened.settings, decoder="paired"), score=-np.inf)

@@ -180,6 +180,27 @@ def smallest(
     return result
 
 
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Some rows of the data for every query of a batch, as one array: which query, and the row's position, (m,) int64 each."""
+
+    queries: NDArray[np.int64]
+    positions: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, positions: Sequence[NDArray[np.int64]]) -> _Cells:
+        queries = np.repeat(np.arange(len(positions)), [len(of_query) for of_query in positions])
+        return cls(queries, np.concatenate([*positions, np.zeros(0, dtype=np.int64)]))
+
+    def inside(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Which of the cells are of a block."""
+        return np.flatnonzero((self.positions >= start) & (self.positions < stop))
+
+    def at(self, chosen: NDArray[np.int64], start: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Their places in the keys of a block from ``start`` on."""
+        return torch.from_numpy(self.queries[chosen]).to(device), torch.from_numpy(self.positions[chosen] - start).to(device)
+
+
 def _candidates(
     queries: NDArray[np.float32],
     query_offsets: NDArray[np.float64],
@@ -193,15 +214,16 @@ def _candidates(
     base = torch.from_numpy(query_offsets.astype(np.float32)).to(blocks.device)[:, None]
     best_keys = torch.empty((len(queries), 0), device=blocks.device)
     best_positions = torch.empty((len(queries), 0), dtype=torch.long, device=blocks.device)
+    shifted = None if shifts is None else _Cells.of([of_query.positions for of_query in shifts])
+    amounts = np.concatenate([of_query.amounts for of_query in shifts or ()] or [np.zeros(0)]).astype(np.float32)
+    banned = None if excluded is None else _Cells.of(excluded)
     for start, stop in blocks.blocks():
         keys = (base + blocks.offsets[start:stop]).addmm_(device_queries, blocks.block(start, stop).T, alpha=-2.0)
-        for row, of_query in enumerate(shifts or ()):
-            first, last = np.searchsorted(of_query.positions, (start, stop))
-            places = torch.from_numpy(of_query.positions[first:last] - start).to(blocks.device)
-            keys[row, places] += torch.from_numpy(of_query.amounts[first:last].astype(np.float32)).to(blocks.device)
-        for row, banned in enumerate(excluded or ()):
-            inside = banned[(banned >= start) & (banned < stop)] - start
-            keys[row, torch.from_numpy(inside).to(blocks.device)] = torch.inf
+        if shifted is not None:
+            inside = shifted.inside(start, stop)
+            keys[shifted.at(inside, start, blocks.device)] += torch.from_numpy(amounts[inside]).to(blocks.device)
+        if banned is not None:
+            keys[banned.at(banned.inside(start, stop), start, blocks.device)] = torch.inf
         block_keys, block_positions = torch.topk(keys, min(num_candidates, stop - start), dim=1, largest=False)
         best_keys = torch.cat([best_keys, block_keys], 1)
         best_positions = torch.cat([best_positions, block_positions + start], 1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.decode.paired import NUM_RECENT, Evidence, PairLookup, recent_items
+from l2d_ray.decode.paired import NUM_RECENT, Evidence, PairLookup, older_items, recent_items
 from l2d_ray.decode.restriction import ascending
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, available_decoders, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
@@ -40,12 +40,13 @@ def test_evidence_by_hand():
     assert found.item_indexes.tolist() == [2, 3]
     np.testing.assert_allclose(found.amounts, [similarity[1, 2] + 0.6**2 * similarity[0, 2], similarity[1, 3]])
     options = DecoderSettings(pair_weight=2.0, pair_scale=10.0)
-    shifts = found.shifts(recent_items([1, 0, 2]), options)
+    shifts = found.shifts(np.array([0, 1]), options)
     assert shifts.item_indexes.tolist() == [2, 3]
     np.testing.assert_allclose(shifts.amounts, 2 * np.log1p(10 * found.amounts))
-    with_repeats = found.shifts(recent_items([1, "unknown", 0, 2]), replace(options, repeat_weight=-0.5))
-    assert with_repeats.item_indexes.tolist() == [0, 1, 2, 3]  # all but 2, the latest, are weighed
-    np.testing.assert_allclose(with_repeats.amounts, [-0.5, -0.5, *shifts.amounts])
+    with_repeats = found.shifts(np.array([3, 1, 0]), replace(options, repeat_weight=-0.5))
+    assert with_repeats.item_indexes.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(with_repeats.amounts, [-0.5, -0.5, shifts.amounts[0], shifts.amounts[1] - 0.5])
+    assert older_items(recent_items([1, "unknown", 0, 2])).tolist() == [0, 1]
     nothing = PairLookup(pairs, np.array([2, 3])).evidence(recent_items(["unknown", 99]), 0.6)
     assert (nothing.item_indexes.tolist(), nothing.amounts.tolist()) == ([], [])
     joined = Evidence.joined([Evidence(np.array([3]), np.array([0.5])), Evidence(np.array([1]), np.array([0.25]))])
