@@ -34,7 +34,7 @@ def main() -> None:
     base = options.run_dir or Path("runs") / f"growth_{options.folder.name}{'_small' if options.small else ''}"
     overrides = [*(SMALL if options.small else []), *options.overrides]
     epochs = options.epochs or ((1,) if options.small else (1, 2, 4, 8))
-    widths = options.widths or ((16, 32) if options.small else (32, 64, 128, 192))
+    widths = options.widths or ((16,) if options.small else (32, 64, 128, 192))
     curves = {
         "epochs": [{"num_epochs": num, **measured(options.folder, base, [*overrides, f"{EPOCHS}={num}"])} for num in epochs],
         "widths": [{"hidden_size": width, **measured(options.folder, base, [*overrides, f"{WIDTH}={width}"])} for width in widths],
