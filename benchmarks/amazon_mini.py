@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.d3_folder import convert
+from benchmarks.folders import run_config
 from benchmarks.result import arguments, print_result, target
 from jobs import build_index, build_memory, evaluate, train, tune_decoder
 from jobs.stages import Stage, run_stages
 from l2d_ray.cluster import connect
-from l2d_ray.config import RunConfig, load_config
+from l2d_ray.config import RunConfig
 
 SMALL = ["train.num_epochs=1", "model.mini.hidden_size=32", "model.mini.num_layers=1", "decoder.max_samples=300"]
 
@@ -49,10 +49,8 @@ def main() -> None:
     options = parser.parse_args()
     run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
     small = SMALL if options.small else []
-    config = load_config(["--config", "jobs/configs/amazon_games.yaml", f"run_dir={run_dir}", *small, *options.overrides])
     started = time.monotonic()
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    convert(options.folder, config.data_dir, users_per_part=config.data.users_per_part)
+    config = run_config(options.folder, run_dir, [*small, *options.overrides])
     prepare_s = round(time.monotonic() - started, 2)
     with connect(config.ray.address, config.ray.num_cpus):
         finished = run_stages(STAGES, config)

@@ -215,7 +215,7 @@ def _candidates(
     best_keys = torch.empty((len(queries), 0), device=blocks.device)
     best_positions = torch.empty((len(queries), 0), dtype=torch.long, device=blocks.device)
     shifted = None if shifts is None else _Cells.of([of_query.positions for of_query in shifts])
-    amounts = np.concatenate([of_query.amounts for of_query in shifts or ()] or [np.zeros(0)]).astype(np.float32)
+    amounts = np.concatenate([np.zeros(0), *(of_query.amounts for of_query in shifts or ())]).astype(np.float32)
     banned = None if excluded is None else _Cells.of(excluded)
     for start, stop in blocks.blocks():
         keys = (base + blocks.offsets[start:stop]).addmm_(device_queries, blocks.block(start, stop).T, alpha=-2.0)
