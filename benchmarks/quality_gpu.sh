@@ -22,7 +22,7 @@ measure() { # NAME setting...
     local name=$1
     shift
     echo "== $name" >&2
-    "$python" -m benchmarks.quality "$folder" "$@" --run-dir "$runs/$name" --grids full --seeds 3 --language-samples 1000 |
+    "$python" -m benchmarks.quality "$folder" "$@" --run-dir "$runs/$name" --grids full |
         tail -n 1 >"$runs/quality-$name.json"
 }
 

@@ -1,7 +1,7 @@
 """Every system of the field on one protocol, with its cost, and what the memory is worth.
 
     python -m benchmarks.quality data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME] [--rows popularity,l2d-w,default]
-        [--grids quick|full] [--seeds 3] [--language-samples 300] [--samples N] [key=value ...]
+        [--grids quick|full] [--seeds 3] [--language-samples 2000] [--samples N] [key=value ...]
 
 The folder is one in the D3 protocol, as for benchmarks.amazon_mini, whose stages are used here: a finished run directory of that benchmark
 (same settings) is not computed again. ``movielens`` in its place is MovieLens-100K, as the quickstart has it. Everything is tuned on
@@ -52,7 +52,7 @@ def main() -> None:
     finished = run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
     max_samples = options.samples or (SMALL_SAMPLES if options.small else None)
     bench = make_bench(config, _options(options, config), max_samples=max_samples)
-    figures = measure(bench, chosen_names(bench.rows, options.rows), seeds=range(1, options.seeds), config=config)
+    figures = measure(bench, chosen_names(bench.rows, options.rows), seeds=range(1, options.seeds or (1 if options.small else 3)), config=config)
     is_small = options.small or options.samples is not None or options.grids == "small"
     head = {"small": is_small, "data": options.folder.name, "grids": options.grids or ("small" if options.small else "quick")}
     targets = targets_of(options.folder.name, figures)
@@ -116,8 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the run that differ")
     parser.add_argument("--rows", default=None, help="rows to do, separated by commas; all by default")
     parser.add_argument("--grids", choices=list(NAME_TO_GRIDS), default=None, help="what is tried on validation; quick by default")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds of the trained rows, the tuned one (0) included")
-    parser.add_argument("--language-samples", type=int, default=None, help="test samples for rows that write titles; 300 by default")
+    parser.add_argument("--seeds", type=int, default=None, help="seeds of the trained rows, the tuned one (0) included; 3 by default")
+    parser.add_argument("--language-samples", type=int, default=None, help="test samples for rows that write titles; 2,000 by default")
     parser.add_argument("--samples", type=int, default=None, help="at most so many validation and test samples; all by default")
     return parser
 

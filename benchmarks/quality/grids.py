@@ -15,6 +15,7 @@ from l2d_ray.baselines.item_knn import ItemKnnSettings
 from l2d_ray.baselines.sasrec import SasRecSettings
 from l2d_ray.baselines.sequence_training import TrainingSettings
 from l2d_ray.baselines.session_knn import SessionKnnSettings
+from l2d_ray.baselines.tuning import Steps
 from l2d_ray.schema import SECONDS_PER_DAY
 
 
@@ -31,8 +32,8 @@ class Grids:
     item_knn: tuple[ItemKnnSettings, ...]
     session_knn: tuple[SessionKnnSettings, ...]
     bm25: tuple[Bm25Settings, ...]
-    sasrec: tuple[SasRecSettings, ...]
-    gru4rec: tuple[Gru4RecSettings, ...]
+    sasrec: Steps[SasRecSettings]
+    gru4rec: Steps[Gru4RecSettings]
     alpharec: tuple[AlphaRecSettings, ...]
     id_head: tuple[IdHeadSettings, ...]
     num_queries: tuple[int, ...]
@@ -44,8 +45,8 @@ FULL: Final = Grids(
     item_knn=item_knn.GRID,
     session_knn=session_knn.GRID,
     bm25=bm25.GRID,
-    sasrec=sasrec.GRID,
-    gru4rec=gru4rec.GRID,
+    sasrec=sasrec.STEPS,
+    gru4rec=gru4rec.STEPS,
     alpharec=alpharec.GRID,
     id_head=id_head.GRID,
     num_queries=(5, 10, 20),
@@ -61,8 +62,8 @@ QUICK: Final = replace(
             for n, p, (g, b) in product((200, 500), (0.0, 0.5), ((0.9, 0.5), (0.8, 0.25)))
         ),
     ),
-    sasrec=tuple(SasRecSettings(dim=dim, dropout=dropout) for dim, dropout in product((64, 128), (0.2, 0.5))),
-    gru4rec=tuple(Gru4RecSettings(dim=dim, dropout=dropout) for dim, dropout in product((64, 128), (0.2, 0.5))),
+    sasrec=replace(sasrec.STEPS, fields=(("dim", (128, 256)), ("dropout", (0.2,)), ("num_layers", (1, 3)))),
+    gru4rec=replace(gru4rec.STEPS, fields=(("dim", (128, 256)), ("dropout", (0.2,)), ("num_layers", (2,)))),
     alpharec=tuple(
         AlphaRecSettings(temperature=temperature, learning_rate=rate, max_epochs=40)
         for temperature, rate in product((0.1, 0.2), (1e-3, 5e-3))
@@ -78,8 +79,8 @@ SMALL: Final = Grids(
     item_knn=(item_knn.PLAIN_COSINE, ItemKnnSettings()),
     session_knn=(session_knn.PUBLISHED, SessionKnnSettings()),
     bm25=(Bm25Settings(), Bm25Settings(num_recent=1)),
-    sasrec=(SasRecSettings(dim=16, num_layers=1, training=_BRIEF),),
-    gru4rec=(Gru4RecSettings(dim=16, training=_BRIEF),),
+    sasrec=Steps(SasRecSettings(dim=16, num_layers=1, training=_BRIEF)),
+    gru4rec=Steps(Gru4RecSettings(dim=16, training=_BRIEF)),
     alpharec=(AlphaRecSettings(dim=16, hidden_dim=32, batch_interactions=16384, max_epochs=1),),
     id_head=(IdHeadSettings(max_epochs=1),),
     num_queries=(2,),

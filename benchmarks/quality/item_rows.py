@@ -16,7 +16,7 @@ from l2d_ray.baselines.popularity import Popularity, tune_popularity
 from l2d_ray.baselines.sasrec import fit_sasrec
 from l2d_ray.baselines.sequence_training import SequenceRanker
 from l2d_ray.baselines.session_knn import SessionKnn, tune_session_knn
-from l2d_ray.baselines.tuning import ValidationSamples, tune
+from l2d_ray.baselines.tuning import ValidationSamples, tune_in_steps
 
 
 def popularity(bench: Bench) -> Fitted:
@@ -80,8 +80,8 @@ def sequence_row(fit: Fit, grid_name: str) -> Row:
     """A row of a model that reads item sequences. Retrained, it takes as many epochs as the tuned one's weights had seen."""
 
     def tuned(bench: Bench) -> Fitted:
-        grid = getattr(bench.grids, grid_name)
-        return bench.timed(lambda: tune(grid, lambda settings: again(bench, settings, settings.training.seed), bench.validation))
+        steps = getattr(bench.grids, grid_name)
+        return bench.timed(lambda: tune_in_steps(steps, lambda settings: again(bench, settings, settings.training.seed), bench.validation))
 
     def again(bench: Bench, settings: Any, seed: int) -> SequenceRanker:
         seeded = replace(settings, training=replace(settings.training, seed=seed))

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Final
 
 from torch import Tensor, nn
 
 from l2d_ray.baselines.sequence_training import SequenceRanker, TrainingSettings, fit_sequence_model
-from l2d_ray.baselines.tuning import ValidationSamples
+from l2d_ray.baselines.tuning import Steps, ValidationSamples
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,14 @@ class Gru4RecSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
-GRID: Final = tuple(
-    Gru4RecSettings(dim=dim, dropout=dropout, training=TrainingSettings(learning_rate=rate))
-    for dim, dropout, rate in product((64, 128, 256), (0.2, 0.5), (1e-3, 3e-3))
+STEPS: Final = Steps(
+    Gru4RecSettings(dropout=0.5),
+    (
+        ("dim", (128, 256)),
+        ("dropout", (0.2, 0.35)),
+        ("num_layers", (2,)),
+        ("training", (TrainingSettings(learning_rate=1e-3), TrainingSettings(learning_rate=4e-3))),
+    ),
 )
 """What is tried by default."""
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from l2d_ray.baselines.sequence_training import SequenceRanker, TrainingSettings, fit_sequence_model
-from l2d_ray.baselines.tuning import ValidationSamples
+from l2d_ray.baselines.tuning import Steps, ValidationSamples
 from l2d_ray.errors import ConfigError
 
 
@@ -36,9 +35,14 @@ class SasRecSettings:
             raise ConfigError(f"dim is {self.dim} and num_heads {self.num_heads}; the width of a head must be a whole number.")
 
 
-GRID: Final = tuple(
-    SasRecSettings(dim=dim, dropout=dropout, training=TrainingSettings(learning_rate=rate))
-    for dim, dropout, rate in product((64, 128, 256), (0.2, 0.5), (1e-3, 3e-3))
+STEPS: Final = Steps(
+    SasRecSettings(dropout=0.5),
+    (
+        ("dim", (128, 256)),
+        ("dropout", (0.2, 0.35)),
+        ("num_layers", (1, 3)),
+        ("training", (TrainingSettings(learning_rate=1e-3), TrainingSettings(learning_rate=4e-3))),
+    ),
 )
 """What is tried by default."""
 

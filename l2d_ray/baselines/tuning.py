@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,18 @@ class Tuned(Generic[Settings, System]):
     ndcg_at_20: tuple[tuple[Settings, float], ...]
 
 
+@dataclass(frozen=True)
+class Steps(Generic[Settings]):
+    """A grid for what takes long to fit: ``start``, a dataclass, then field by field other values, with the best ones of the fields before.
+
+    Attributes:
+        fields: (name, values) in the order in which they are chosen.
+    """
+
+    start: Settings
+    fields: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+
 def validation_ndcg(system: Baseline, validation: ValidationSamples) -> float:
     """Mean ndcg@20 by item id, nothing excluded."""
     ranked = system.rank(validation.histories, 20)
@@ -66,3 +78,15 @@ def choose(grid: Iterable[Settings], fit: Callable[[Settings], System], score: C
     if best is None:
         raise ConfigError("The grid holds no settings to try; give at least one.")
     return Tuned(best[0], best[1], tuple(tried))
+
+
+def tune_in_steps(steps: Steps[Settings], fit: Callable[[Settings], Fitted], validation: ValidationSamples) -> Tuned[Settings, Fitted]:
+    """Like ``tune``: each field's candidates differ in it from the best so far."""
+    best = tune([steps.start], fit, validation)
+    for name, values in steps.fields:
+        candidates = [replace(best.settings, **{name: value}) for value in values]  # type: ignore[type-var]
+        found = tune(candidates, fit, validation)
+        tried = best.ndcg_at_20 + found.ndcg_at_20
+        is_better = max(score for _, score in found.ndcg_at_20) > max(score for _, score in best.ndcg_at_20)
+        best = replace(found if is_better else best, ndcg_at_20=tried)
+    return best
