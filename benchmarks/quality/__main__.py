@@ -40,6 +40,7 @@ from l2d_ray.config import RunConfig
 from l2d_ray.memory.on_ray import hash_of_data
 
 STAGE_NAMES = ("train", "build_memory", "build_index", "tune_decoder")
+NUM_SEEDS = 3
 SMALL_SAMPLES = 300
 SMALL_OPTIONS = Options(SMALL, beams=(1, 4), language_samples=50, cost_requests=4, decoder_requests=32, cost_rounds=1, num_bootstrap=200)
 
@@ -52,7 +53,8 @@ def main() -> None:
     finished = run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
     max_samples = options.samples or (SMALL_SAMPLES if options.small else None)
     bench = make_bench(config, _options(options, config), max_samples=max_samples)
-    figures = measure(bench, chosen_names(bench.rows, options.rows), seeds=range(1, options.seeds or (1 if options.small else 3)), config=config)
+    num_seeds = options.seeds or (1 if options.small else NUM_SEEDS)
+    figures = measure(bench, chosen_names(bench.rows, options.rows), seeds=range(1, num_seeds), config=config)
     is_small = options.small or options.samples is not None or options.grids == "small"
     head = {"small": is_small, "data": options.folder.name, "grids": options.grids or ("small" if options.small else "quick")}
     targets = targets_of(options.folder.name, figures)

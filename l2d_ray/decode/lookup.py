@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from l2d_ray.decode.paired import PairReason, RecentItems
 from l2d_ray.index.search import squared_distances
 from l2d_ray.index.shard import Shard
 from l2d_ray.memory.titles import TitleMap
@@ -33,11 +34,16 @@ class ItemVectors:
 
 @dataclass(frozen=True, eq=False)
 class ReasonsRequest:
-    """For each of b queries (b, d) the ``count`` nearest entries of each of its items; a shard answers for those it has."""
+    """For each of b queries (b, d) the ``count`` nearest entries of each of its items; a shard answers for those it has.
+
+    Attributes:
+        recent: for each query the latest items of its history, where what their pairs say is to be told too.
+    """
 
     queries: NDArray[np.float32]
     item_indexes: tuple[NDArray[np.int64], ...]
     count: int
+    recent: tuple[RecentItems, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,13 @@ class NearEntry:
 
 @dataclass(frozen=True)
 class Reasons:
-    """For each query, by item, its nearest entries, nearest first; items of other shards, and those without entries, are missing."""
+    """For each query, by item: its nearest entries, nearest first, and the pairs that raised it, the one that did most first.
+
+    Items of other shards, and those without entries or pairs, are missing; ``pairs`` is empty where they were not asked for.
+    """
 
     entries: tuple[dict[int, tuple[NearEntry, ...]], ...]
+    pairs: tuple[dict[int, tuple[PairReason, ...]], ...] = ()
 
 
 def item_vectors(shard: Shard, request: VectorsRequest, title_map: TitleMap | None = None) -> ItemVectors:

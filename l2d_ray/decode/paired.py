@@ -13,7 +13,7 @@ excluded by the request. Of the latest item its pair with itself speaks: a doubl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,6 +73,14 @@ class Evidence:
         return ScoreShifts(items, amounts)
 
 
+@dataclass(frozen=True)
+class PairReason:
+    """An item of a history, and what its pair with a recommended item adds to that item's evidence: delta^age similarity."""
+
+    item_index: int
+    amount: float
+
+
 class PairLookup:
     """The pairs of one shard, whose items are ``item_indexes`` (v,)."""
 
@@ -82,11 +90,25 @@ class PairLookup:
 
     def evidence(self, recent: RecentItems, decay: float) -> Evidence:
         """What the latest items of a history say for the shard's items, with ``decay`` delta."""
-        starts, places, similarities = self._pairs.starts, self._pairs.places, self._pairs.similarities
         totals = np.zeros(len(self._item_indexes))
+        for _, places, amounts in self._spoken(recent, decay):
+            totals[places] += amounts
+        found = np.flatnonzero(totals)
+        return Evidence(self._item_indexes[found], totals[found])
+
+    def reasons(self, recent: RecentItems, decay: float, items: NDArray[np.int64]) -> dict[int, tuple[PairReason, ...]]:
+        """The terms of the evidence of some items (m,), largest first, of equal ones the newer item's; items without any are missing."""
+        told: dict[int, list[PairReason]] = {}
+        for source, places, amounts in self._spoken(recent, decay):
+            targets = self._item_indexes[places]
+            for at in np.flatnonzero(np.isin(targets, items)).tolist():
+                told.setdefault(int(targets[at]), []).append(PairReason(source, float(amounts[at])))
+        return {item: tuple(sorted(terms, key=lambda term: -term.amount)) for item, terms in told.items()}
+
+    def _spoken(self, recent: RecentItems, decay: float) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.float64]]]:
+        """Of each of the latest items that has pairs: its index, the places (m,) that it speaks for, and how much (m,)."""
+        starts = self._pairs.starts
         for age, item in enumerate(recent.tolist()):
             if 0 <= item < len(starts) - 1:
                 rows = slice(starts[item], starts[item + 1])
-                totals[places[rows]] += decay**age * similarities[rows].astype(np.float64)
-        found = np.flatnonzero(totals)
-        return Evidence(self._item_indexes[found], totals[found])
+                yield item, self._pairs.places[rows], decay**age * self._pairs.similarities[rows].astype(np.float64)

@@ -7,7 +7,7 @@ messages: ``search_shards`` here, the service over its handles.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from l2d_ray.decode.linear import GlobalDecoder, WhitenedDecoder, WhitenedRule
 from l2d_ray.decode.local import LocalCandidates, LocalRequest, local_candidates
 from l2d_ray.decode.local_merge import LearntSpread, LocalMerge
 from l2d_ray.decode.lookup import ItemVectors, Reasons, ReasonsRequest, VectorsRequest, item_vectors, reasons
-from l2d_ray.decode.paired import PairLookup, RecentItems, older_items
+from l2d_ray.decode.paired import PairLookup, PairReason, RecentItems, older_items
 from l2d_ray.decode.settings import DECODERS, DecoderName, DecoderSettings
 from l2d_ray.decode.topk import TopK, merge_top_k
 from l2d_ray.index.shard import Shard
@@ -129,7 +129,7 @@ class ShardSearcher:
             case VectorsRequest():
                 return item_vectors(self.shard, request, self._title_map)
             case ReasonsRequest():
-                return reasons(self.shard, request)
+                return replace(reasons(self.shard, request), pairs=self._pair_reasons(request))
         if request.decoder == "paired":
             return self._paired(request)
         return self._linear[request.decoder].top_k(request.queries, request.k, request.excluded, request.allowed)
@@ -143,6 +143,13 @@ class ShardSearcher:
             older = whitened.ranked(older_items(recent))
             shifts.append(self._pairs.evidence(recent, self._settings.pair_decay).shifts(older, self._settings))
         return whitened.top_k(request.queries, request.k, request.excluded, request.allowed, shifts=shifts)
+
+    def _pair_reasons(self, request: ReasonsRequest) -> tuple[dict[int, tuple[PairReason, ...]], ...]:
+        lookup, decay = self._pairs, self._settings.pair_decay
+        if lookup is None or not request.recent:
+            return ()
+        per_query = zip(request.recent, request.item_indexes, strict=True)
+        return tuple(lookup.reasons(recent, decay, items) for recent, items in per_query)
 
     def holdings(self) -> ShardHoldings:
         statistics = self.shard.statistics

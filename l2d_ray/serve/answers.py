@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from l2d_ray.decode.lookup import NearEntry
+from l2d_ray.decode.paired import PairReason
 from l2d_ray.decode.search import SearchRequest
 from l2d_ray.serve.cursor import MAX_OFFSET, Cursor
 from l2d_ray.serve.explain import SampleHistory
 from l2d_ray.serve.logic import Question, Ranked, RecommendationLogic
-from l2d_ray.serve.messages import Completeness, RankingOptions, Reason, RecommendationAnswer, RecommendedItem, TimingsMs
+from l2d_ray.serve.messages import Cause, Completeness, RankingOptions, Reason, RecommendationAnswer, RecommendedItem, TimingsMs
 from l2d_ray.serve.plans import Plan
 from l2d_ray.serve.shards import Searched
 
@@ -55,6 +56,14 @@ class Outcome:
     page: list[RecommendedItem]
 
 
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why an item was recommended, as an answer tells it."""
+
+    reasons: list[Reason]
+    because: list[Cause] | None
+
+
 class Stopwatch:
     """Milliseconds since the lap before."""
 
@@ -79,19 +88,34 @@ def outcomes_of(asked: Sequence[Asked], found: Searched, request: SearchRequest)
     return outcomes
 
 
-def page_of(asked: Asked, ranked: Ranked, places: Sequence[int], reasons: Mapping[int, list[Reason]]) -> list[RecommendedItem]:
+def page_of(asked: Asked, ranked: Ranked, places: Sequence[int], explanations: Mapping[int, Explanation]) -> list[RecommendedItem]:
     """The items at these places of the ranking."""
     lines = []
     for rank, place in enumerate(places, start=asked.question.offset + 1):
         index = ranked.items[place]
         item_id, title, attributes = asked.logic.catalogue.named(index)
-        lines.append(RecommendedItem(item_id, title, ranked.scores[place], rank, attributes, reasons.get(index)))
+        line = RecommendedItem(item_id, title, ranked.scores[place], rank, attributes)
+        if index in explanations:
+            line.reasons, line.because = explanations[index].reasons, explanations[index].because
+        lines.append(line)
     return lines
 
 
-def reasons_of(logic: RecommendationLogic, entries: Sequence[NearEntry], histories: Mapping[int, SampleHistory]) -> list[Reason]:
-    """What is told of the entries that speak for an item."""
-    return [Reason(distance=near.distance, history=_titles(logic, histories.get(near.sample_id))) for near in entries]
+def explanation_of(
+    logic: RecommendationLogic,
+    entries: Sequence[NearEntry],
+    histories: Mapping[int, SampleHistory],
+    pairs: Sequence[PairReason] | None,
+) -> Explanation:
+    """What is told of the entries and the pairs that speak for an item; ``pairs`` is None where the decoder reads none."""
+    reasons = [Reason(distance=near.distance, history=_titles(logic, histories.get(near.sample_id))) for near in entries]
+    return Explanation(reasons, None if pairs is None else _causes(logic, pairs))
+
+
+def _causes(logic: RecommendationLogic, pairs: Sequence[PairReason]) -> list[Cause]:
+    total = sum(pair.amount for pair in pairs)
+    named = [(logic.catalogue.named(pair.item_index), pair.amount / total) for pair in pairs]
+    return [Cause(item_id=item_id, title=title, share=share) for (item_id, title, _), share in named]
 
 
 def _titles(logic: RecommendationLogic, history: SampleHistory | None) -> list[str]:

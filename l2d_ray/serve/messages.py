@@ -89,7 +89,7 @@ class RecommendationRequest(RankingOptions):
     history: list[HistoryEntry] = Field([], max_length=MAX_HISTORY, description="Items of one user, oldest first.")
     user_id: UserId | None = Field(None, description="User whose stored history comes before ``history``.")
     exclude_history: bool = Field(True, description="Whether items of the history are left out of the answer.")
-    explain: bool = Field(False, description="Whether each item comes with the training samples that speak for it.")
+    explain: bool = Field(False, description="Whether each item comes with the samples and the history's items that speak for it.")
     cursor: str | None = Field(None, max_length=MAX_CURSOR, description="next_cursor of the page before; all else as it was there.")
 
 
@@ -104,6 +104,14 @@ class Reason(Message):
 
     distance: float = Field(description="L2 distance between the sample's hidden state and the request's.")
     history: list[str] = Field(description="The sample's last titles, oldest first; empty where they are no longer kept.")
+
+
+class Cause(Message):
+    """An item of the history that speaks for a recommended one: users of the memory took the two shortly before or after each other."""
+
+    item_id: str
+    title: str
+    share: float = Field(gt=0, le=1, description="Its part in all that the history's items say for the recommended one.")
 
 
 @dataclass(slots=True)
@@ -121,6 +129,10 @@ class RecommendedItem:
     rank: Annotated[int, Field(ge=1, description="1 is the best.")]
     attributes: Annotated[Mapping[str, Any], Field(description="As the catalogue has them.")]
     reasons: Annotated[list[Reason] | None, Field(description="Nearest first; null where no explanation was asked for.")] = None
+    because: Annotated[
+        list[Cause] | None,
+        Field(description="Largest share first; null where no explanation was asked for, or the decoder reads no item pairs."),
+    ] = None
 
 
 class Completeness(Message):

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from l2d_ray.decode.paired import recent_items
 from l2d_ray.decode.settings import DECODERS, DecoderName
 from l2d_ray.errors import ArtefactError, NotFoundError
-from l2d_ray.serve.answers import Asked, Outcome, Stopwatch, answer_of, outcomes_of, page_of, reasons_of
+from l2d_ray.serve.answers import Asked, Explanation, Outcome, Stopwatch, answer_of, explanation_of, outcomes_of, page_of
 from l2d_ray.serve.backend import Backend, ServedVersions
 from l2d_ray.serve.explain import SampleHistory
 from l2d_ray.serve.logic import RecommendationLogic
 from l2d_ray.serve.loop import OffLoop
 from l2d_ray.serve.messages import (
     RankingOptions,
-    Reason,
     RecommendationAnswer,
     RecommendationRequest,
     TimingsMs,
@@ -181,25 +180,27 @@ class Recommender:
             end = question.offset + question.k
             chosen = await asyncio.to_thread(diversified, np.array(ranked.scores), vectors, question.diversity, end)
         chosen = chosen[question.offset : question.offset + question.k]
-        reasons: Mapping[int, list[Reason]] = {}
+        explanations: Mapping[int, Explanation] = {}
         if asked.explains:
-            reasons = await self._reasons(logic, query, [ranked.items[place] for place in chosen], deadline)
-        return replace(found, page=await self.off_loop(page_of, asked, ranked, chosen, reasons))
+            explanations = await self._explanations(asked, query, [ranked.items[place] for place in chosen], deadline)
+        return replace(found, page=await self.off_loop(page_of, asked, ranked, chosen, explanations))
 
-    async def _reasons(
-        self, logic: RecommendationLogic, query: NDArray[np.float32], items: Sequence[int], deadline: float | None
-    ) -> dict[int, list[Reason]]:
+    async def _explanations(
+        self, asked: Asked, query: NDArray[np.float32], items: Sequence[int], deadline: float | None
+    ) -> dict[int, Explanation]:
         """For each item what speaks for it; forgotten users speak no more."""
-        entries = await self._shards.reasons(logic, query, items, NUM_REASONS, deadline)
-        samples = {entry.sample_id for near in entries.values() for entry in near}
+        logic, recent = asked.logic, asked.question.recent if asked.question.decoder == "paired" else None
+        told = await self._shards.reasons(logic, query, items, NUM_REASONS, deadline, recent=recent)
+        samples = {entry.sample_id for near in told.entries.values() for entry in near}
         histories, forgotten = await asyncio.to_thread(_histories_of, logic, samples), await self.state.forgotten_users()
         shown = {sample_id: history for sample_id, history in histories.items() if history.user_id not in forgotten}
         hidden = histories.keys() - shown.keys()
-        return await self.off_loop(
-            lambda: {
-                item: reasons_of(logic, [near for near in entries.get(item, ()) if near.sample_id not in hidden], shown) for item in items
-            }
-        )
+
+        def explain(item: int) -> Explanation:
+            entries = [near for near in told.entries.get(item, ()) if near.sample_id not in hidden]
+            return explanation_of(logic, entries, shown, None if recent is None else told.pairs.get(item, ()))
+
+        return await self.off_loop(lambda: {item: explain(item) for item in items})
 
     def _drop_all_but(self, served: ServedVersions) -> None:
         """Forget versions that are gone; newer ones than any served are being prepared."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from l2d_ray.decode.local_merge import LearntSpread
 from l2d_ray.decode.lookup import ItemVectors, NearEntry, Reasons, ReasonsRequest, VectorsRequest
+from l2d_ray.decode.paired import PairReason, RecentItems
 from l2d_ray.decode.search import Exchange, SearchRequest, ShardAnswer, ShardRequest, begin_search
 from l2d_ray.errors import RequestError, UnavailableError
 from l2d_ray.serve.backend import Backend
@@ -25,6 +26,14 @@ class Searched:
 
     exchange: Exchange
     complete: Completeness
+
+
+@dataclass(frozen=True, eq=False)
+class ItemReasons:
+    """What speaks for items, by item, as in ``decode.lookup.Reasons``; missing where nothing does, or the shard did not answer."""
+
+    entries: Mapping[int, Sequence[NearEntry]]
+    pairs: Mapping[int, Sequence[PairReason]]
 
 
 class Shards:
@@ -81,14 +90,23 @@ class Shards:
         return known
 
     async def reasons(
-        self, logic: RecommendationLogic, query: NDArray[np.float32], items: Sequence[int], count: int, deadline: float | None
-    ) -> Mapping[int, Sequence[NearEntry]]:
-        """The nearest entries of each item to a query (d,); items that no shard that answers has entries of are missing."""
-        asked = {shard: ReasonsRequest(query[None], (mine,), count) for shard, mine in logic.by_shard(items).items()}
-        found: dict[int, Sequence[NearEntry]] = {}
+        self,
+        logic: RecommendationLogic,
+        query: NDArray[np.float32],
+        items: Sequence[int],
+        count: int,
+        deadline: float | None,
+        *,
+        recent: RecentItems | None,
+    ) -> ItemReasons:
+        """The ``count`` nearest entries of each item to a query (d,), and what pairs with the items of ``recent`` say, where given."""
+        recents = () if recent is None else (recent,)
+        asked = {shard: ReasonsRequest(query[None], (mine,), count, recents) for shard, mine in logic.by_shard(items).items()}
+        found = ItemReasons({}, {})
         for answer in await self._ask(asked, logic, deadline):
             if isinstance(answer, Reasons):
-                found |= answer.entries[0]
+                pairs = answer.pairs[0] if answer.pairs else {}
+                found = ItemReasons({**found.entries, **answer.entries[0]}, {**found.pairs, **pairs})
         return found
 
     async def _ask(

@@ -47,6 +47,9 @@ def test_evidence_by_hand():
     assert with_repeats.item_indexes.tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(with_repeats.amounts, [-0.5, -0.5, shifts.amounts[0], shifts.amounts[1] - 0.5])
     assert older_items(recent_items([1, "unknown", 0, 2])).tolist() == [0, 1]
+    told = PairLookup(pairs, np.array([2, 3])).reasons(recent_items([0, "unknown", 1]), 0.6, np.array([1, 2, 3]))
+    assert {item: [term.item_index for term in terms] for item, terms in told.items()} == {2: [1, 0], 3: [1]}
+    assert [term.amount for term in told[2]] == pytest.approx([similarity[1, 2], 0.6**2 * similarity[0, 2]])
     nothing = PairLookup(pairs, np.array([2, 3])).evidence(recent_items(["unknown", 99]), 0.6)
     assert (nothing.item_indexes.tolist(), nothing.amounts.tolist()) == ([], [])
     joined = Evidence.joined([Evidence(np.array([3]), np.array([0.5])), Evidence(np.array([1]), np.array([0.25]))])
@@ -89,6 +92,28 @@ def search(
     only = tuple(None if items is None else ascending(items) for items in allowed)
     request = SearchRequest(queries, decoder, k, 1, tuple(map(ascending, excluded)), only, tuple(map(recent_items, histories)))
     return search_shards([ShardSearcher(shard, pooled, options) for shard in shards], request)
+
+
+@given(memories())
+def test_reasons_are_the_terms_of_the_evidence_in_any_shard(memory):
+    whole, shards, _, histories = memory
+    for history in histories:
+        recent = recent_items(history)
+        evidence = lookup_of(whole).evidence(recent, 0.8)
+        told = {}
+        for shard in shards:
+            told |= lookup_of(shard).reasons(recent, 0.8, np.arange(NUM_ITEMS))
+        assert sorted(told) == evidence.item_indexes.tolist()
+        for item, amount in zip(evidence.item_indexes.tolist(), evidence.amounts.tolist(), strict=True):
+            amounts, sources = [term.amount for term in told[item]], [term.item_index for term in told[item]]
+            assert sum(amounts) == pytest.approx(amount)
+            assert amounts == sorted(amounts, reverse=True)
+            assert len(set(sources)) == len(sources)
+            assert set(sources) <= set(history)
+
+
+def lookup_of(shard: Shard) -> PairLookup:
+    return PairLookup(shard.pairs, shard.statistics.item_indexes)
 
 
 def brute_force(memory: Shard, queries: np.ndarray, histories: Sequence[Sequence[int]], options: DecoderSettings) -> list[dict[int, float]]:

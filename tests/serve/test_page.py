@@ -1,6 +1,7 @@
 """The page in a real browser over the real application: a whole visit by mouse and by keyboard, and what it does when things go wrong."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 
@@ -100,6 +101,19 @@ def test_why_shows_the_samples_that_speak_for_an_item(guest: Visitor, url: str):
     distances = [float(text.split()[-1]) for text in guest.page.locator(".distance").all_inner_texts()]
     assert distances == sorted(distances)
     guest.screenshot("why")
+
+
+def test_why_names_the_items_of_the_history_where_pairs_raised_an_item(guest: Visitor, url: str):
+    guest.arrive()
+    guest.pick("golden", "The Golden Garden")
+    guest.pick("silent riv", "The Silent River")
+    items = answered(url, shown_history(url, guest), decoder="paired", explain=True)["items"]
+    place = next(place for place, item in enumerate(items) if item["because"])
+    guest.page.locator(".column[data-decoder=paired] [data-cell=why]").nth(place).click()
+    guest.page.wait_for_selector(".causes")
+    told = guest.page.locator(".causes li").evaluate_all("rows => rows.map(row => [...row.children].map(cell => cell.textContent))")
+    assert told == [[f"{math.floor(100 * cause['share'] + 0.5)} %", cause["title"]] for cause in items[place]["because"]]
+    guest.screenshot("because")
 
 
 def test_settings_change_what_is_asked(guest: Visitor, url: str):

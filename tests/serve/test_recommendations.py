@@ -11,15 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from l2d_ray.decode.paired import PairLookup, recent_items
 from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import NotFoundError, RequestError, UnavailableError
 from l2d_ray.memory.table import Memory
 from l2d_ray.serve.artefacts import ServedArtefacts
-from l2d_ray.serve.messages import BatchRequest, RankingOptions, RecommendationAnswer, RecommendationRequest
+from l2d_ray.serve.messages import BatchRequest, RankingOptions, RecommendationAnswer, RecommendationRequest, RecommendedItem
 from l2d_ray.serve.service import Recommender
 from tests.serve.conftest import NUM_ITEMS, NUM_SHARDS, backend_of, recommender_of
 
 SHARED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+THREE = ("item-03", "item-09", "item-21")
 SEQUELS = {"attribute": "is_sequel", "equals": True}
 Recommend = Callable[..., RecommendationAnswer]
 
@@ -251,6 +253,29 @@ def test_explanations_are_the_nearest_samples_of_each_item_without_their_users(t
             num_told += len(reason.history)
     assert num_told > 10
     assert "user" not in answer.model_dump_json()
+
+
+def test_what_pairs_say_is_told_where_the_decoder_reads_them(tiny_run):
+    explained = ServedArtefacts.pin(tiny_run.checkpoint_dir, tiny_run.index_dir, memory_uri=tiny_run.memory_uri)
+    recommender = recommender_of(explained, backend_of(explained))
+
+    def ask(decoder: str, *history: Any, explain: bool = True) -> list[RecommendedItem]:
+        body = {"history": list(history), "k": 60, "decoder": decoder, "explain": explain, "exclude_history": False}
+        return asyncio.run(recommender.recommend(RecommendationRequest.model_validate(body), "test")).items
+
+    told = {item.item_id: [(cause.item_id, cause.share) for cause in item.because] for item in ask("paired", *THREE)}
+    recent, decay = recent_items([3, 9, 21]), tiny_run.oracle.settings.pair_decay
+    expected = {item_id: [] for item_id in told}
+    for shard in (searcher.shard for searcher in tiny_run.oracle._searchers):
+        found = PairLookup(shard.pairs, shard.statistics.item_indexes).reasons(recent, decay, np.arange(NUM_ITEMS))
+        for index, terms in found.items():
+            total = sum(term.amount for term in terms)
+            expected[f"item-{index:02d}"] = [(f"item-{term.item_index:02d}", pytest.approx(term.amount / total)) for term in terms]
+    assert told == expected
+    assert any(len(causes) > 1 for causes in told.values())
+    assert all(item.because == [] for item in ask("paired", {"title": "A Film Nobody Listed (1999)"}))
+    assert all(item.because is None and item.reasons is not None for item in ask("whitened", *THREE))
+    assert all(item.because is None and item.reasons is None for item in ask("paired", *THREE, explain=False))
 
 
 def test_what_cannot_be_explained_is_refused(recommend):

@@ -108,7 +108,7 @@ async function explain(item, decoder, opener, byKey) {
   why.begin(item, opener, byKey);
   try {
     const answer = await api.recommend({ ...body(decoder), explain: true }, explaining.signal);
-    why.show(answer.items.find((found) => found.item_id === item.item_id)?.reasons ?? [], state.history);
+    why.show(answer.items.find((found) => found.item_id === item.item_id) ?? { reasons: [], because: null }, state.history);
   } catch (problem) {
     if (problem.name !== "AbortError") why.fail(problem);
   }

@@ -1,4 +1,4 @@
-// Why an item was recommended: the samples of the memory that speak for it, their histories held beside the one on the left.
+// Why an item was recommended: what pairs with the history on the left say, and the samples of the memory that speak for it.
 
 import { byId, element, plural } from "./dom.js";
 
@@ -32,8 +32,8 @@ export class Why {
     this.panel.replaceChildren(element("p", { class: "problem", role: "alert" }, problem.message));
   }
 
-  /** `reasons`: nearest first, each with its distance and the titles of its history. */
-  show(reasons, history) {
+  /** `reasons`: nearest first, each with its distance and the titles of its history; `because`: items of the history, null where none are told. */
+  show({ reasons, because }, history) {
     this.panel.removeAttribute("aria-busy");
     const shared = new Set(history.map((entry) => entry.title));
     const said = reasons.length
@@ -41,8 +41,17 @@ export class Why {
       : "No entry of the memory was near enough to speak for it.";
     const widest = Math.max(...reasons.map((reason) => reason.distance), Number.MIN_VALUE);
     const list = element("ol", { class: "reasons" }, reasons.map((reason) => reasonRow(reason, shared, widest)));
-    this.panel.replaceChildren(element("p", { class: "note" }, said), ...(reasons.length ? [list] : []));
+    this.panel.replaceChildren(...causes(because ?? []), element("p", { class: "note" }, said), ...(reasons.length ? [list] : []));
   }
+}
+
+function causes(because) {
+  if (!because.length) return [];
+  const rows = because.map((cause) =>
+    element("li", {}, element("span", { class: "share" }, `${Math.round(100 * cause.share)} %`), element("span", {}, cause.title)),
+  );
+  const said = "Of your history, users of the memory took these shortly before or after it, with the share of each:";
+  return [element("p", { class: "note" }, said), element("ol", { class: "causes" }, rows)];
 }
 
 function reasonRow(reason, shared, widest) {
