@@ -1,10 +1,10 @@
 """How recommendations grow with the model's width and with the epochs that it is trained for; on validation alone.
 
-    python -m benchmarks.growth movielens [--small] [--run-dir runs/NAME] [--epochs 1,2,4,8] [--widths 32,64,128,192] [key=value ...]
+    python -m benchmarks.growth movielens [--small] [--run-dir runs/NAME] [--epochs 1,2,4,6] [--widths 32,64,128,192] [key=value ...]
 
 The folder is one in the D3 protocol, or movielens. One run for each number of epochs at the configured width and for each width with the
-configured epochs (at most: training stops where the validation loss does), each tuned by itself; below RUN_DIR, finished stages are reused.
-How they grow with the memory is benchmarks.quality's sweep. Printed lines are kept as benchmarks/results/growth-NAME.json.
+configured epochs (at most: training stops where the validation loss does), each tuned by itself, all below RUN_DIR, where finished stages
+are reused. How they grow with the memory is benchmarks.quality's sweep. Printed lines are kept as benchmarks/results/growth-NAME.json.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.amazon_mini import SMALL, STAGES
-from benchmarks.folders import run_config
+from benchmarks.folders import config_file, run_config
 from benchmarks.quality.store import rounded
 from benchmarks.result import arguments, print_result
 from jobs.stages import run_stages
 from l2d_ray.cluster import connect
+from l2d_ray.config import load_config
 
 STAGE_NAMES: Final = ("train", "build_memory", "build_index", "tune_decoder", "evaluate_valid")
-WIDTH: Final = "model.mini.hidden_size"
-EPOCHS: Final = "train.num_epochs"
 
 
 def main() -> None:
@@ -32,19 +31,27 @@ def main() -> None:
     parser.add_argument("--widths", type=_numbers, default=None, help="hidden sizes, separated by commas")
     options = parser.parse_args()
     base = options.run_dir or Path("runs") / f"growth_{options.folder.name}{'_small' if options.small else ''}"
-    overrides = [*(SMALL if options.small else []), *options.overrides]
-    epochs = options.epochs or ((1,) if options.small else (1, 2, 4, 8))
+    overrides = [*(SMALL if options.small else []), *options.overrides, "model.name=mini"]
+    usual = load_config(["--config", config_file(options.folder), *overrides])
+    assert not isinstance(usual.train, str)
+    width, num_epochs = usual.model.mini.hidden_size, usual.train.filled(from_scratch=True).num_epochs
+
+    def point(width: int, num_epochs: int | None) -> dict[str, Any]:
+        run_dir = base / f"width-{width}-epochs-{num_epochs}"
+        return measured(options.folder, run_dir, [*overrides, f"model.mini.hidden_size={width}", f"train.num_epochs={num_epochs}"])
+
+    epochs = options.epochs or ((1,) if options.small else (1, 2, 4, 6))
     widths = options.widths or ((16,) if options.small else (32, 64, 128, 192))
     curves = {
-        "epochs": [{"num_epochs": num, **measured(options.folder, base, [*overrides, f"{EPOCHS}={num}"])} for num in epochs],
-        "widths": [{"hidden_size": width, **measured(options.folder, base, [*overrides, f"{WIDTH}={width}"])} for width in widths],
+        "epochs": [{"num_epochs": num, **point(width, num)} for num in epochs],
+        "widths": [{"hidden_size": num, **point(num, num_epochs)} for num in widths],
     }
     print_result("growth", {"small": options.small, "data": options.folder.name, **rounded(curves)}, {})
 
 
-def measured(folder: Path, base: Path, overrides: list[str]) -> dict[str, Any]:
+def measured(folder: Path, run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     """One run: its size, its time, and validation metrics of every system."""
-    config = run_config(folder, base / overrides[-1].replace("=", "-"), [*overrides, "model.name=mini"])
+    config = run_config(folder, run_dir, overrides)
     with connect(config.ray.address, config.ray.num_cpus):
         finished = run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
     trained = finished["train"]
