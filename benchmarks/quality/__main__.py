@@ -1,7 +1,7 @@
 """Every system of the field on one protocol, with its cost, and what the memory is worth.
 
     python -m benchmarks.quality data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME] [--rows popularity,l2d-w,default]
-        [--grids quick|full] [--seeds 3] [--language-samples 2000] [--samples N] [key=value ...]
+        [--grids quick|full] [--seeds 3] [--language-samples 1000] [--samples N] [key=value ...]
 
 The folder is one in the D3 protocol, as for benchmarks.amazon_mini, whose stages are used here: a finished run directory of that benchmark
 (same settings) is not computed again. ``movielens`` in its place is MovieLens-100K, as the quickstart has it. Everything is tuned on
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", default=None, help="rows to do, separated by commas; all by default")
     parser.add_argument("--grids", choices=list(NAME_TO_GRIDS), default=None, help="what is tried on validation; quick by default")
     parser.add_argument("--seeds", type=int, default=None, help="seeds of the trained rows, the tuned one (0) included; 3 by default")
-    parser.add_argument("--language-samples", type=int, default=None, help="test samples for rows that write titles; 2,000 by default")
+    parser.add_argument("--language-samples", type=int, default=None, help="test samples for rows that write titles; 1,000 by default")
     parser.add_argument("--samples", type=int, default=None, help="at most so many validation and test samples; all by default")
     return parser
 

@@ -103,7 +103,7 @@ class Options:
 
     grids: Grids
     beams: tuple[int, ...] = (1, 10, 20, 50)
-    language_samples: int = 2000
+    language_samples: int = 1000
     cost_requests: int = 64
     decoder_requests: int = 512
     cost_rounds: int = 3
