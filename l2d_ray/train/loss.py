@@ -88,7 +88,7 @@ class CompletionLoss(nn.Module):
     """Wraps a Hugging Face causal LM; ``forward`` gives the sum of the negative log-likelihoods (a float32 scalar).
 
     The body runs once without a mask (right padding, causal attention); a head runs on the predicted tokens, or on the samples' states,
-    alone, in blocks that are recomputed in the backward pass.
+    alone, in blocks that are recomputed in the backward pass where they are several.
 
     Args:
         item_weight: what an item's negative log-likelihood counts beside a token's; 0: there is no layer for items.
@@ -154,8 +154,10 @@ class ItemHead(nn.Module):
 
 
 def _summed_loss(head: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of a head over states (m, d), block by block."""
-    blocks = zip(torch.split(states, ROWS_PER_PROJECTION), torch.split(targets, ROWS_PER_PROJECTION), strict=True)
+    """Cross-entropy of a head over states (m, d), block by block; a single block is not recomputed, since it is held at once either way."""
+    blocks = list(zip(torch.split(states, ROWS_PER_PROJECTION), torch.split(targets, ROWS_PER_PROJECTION), strict=True))
+    if len(blocks) == 1:
+        return _block_loss(head, states, targets)
     return torch.stack([checkpoint(_block_loss, head, block, wanted, use_reentrant=False) for block, wanted in blocks]).sum()
 
 

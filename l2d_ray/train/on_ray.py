@@ -207,7 +207,7 @@ def _make_engine(settings: TrainSettings, titles: list[TokenIds]) -> tuple[Any, 
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()  # else nothing below frozen embeddings would be recomputed with gradients
     loss = CompletionLoss(model, item_weight=settings.item_loss_weight, titles=titles)
-    optimizer = torch.optim.AdamW(parameter_groups(loss, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(parameter_groups(loss, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
     share = settings.num_texts // settings.num_workers
     steps = max(1, batches_per_epoch(share, settings.batch_tokens, settings.mean_tokens) // settings.accumulation_steps)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
