@@ -9,13 +9,15 @@ are reused. How they grow with the memory is benchmarks.quality's sweep. Printed
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.amazon_mini import SMALL, STAGES
 from benchmarks.folders import config_file, run_config
+from benchmarks.quality.report_tables import GROWTH_SYSTEMS
 from benchmarks.quality.store import rounded
-from benchmarks.result import arguments, print_result
+from benchmarks.result import arguments, print_result, target
 from jobs.stages import run_stages
 from l2d_ray.cluster import connect
 from l2d_ray.config import load_config
@@ -46,7 +48,17 @@ def main() -> None:
         "epochs": [{"num_epochs": num, **point(width, num)} for num in epochs],
         "widths": [{"hidden_size": num, **point(num, num_epochs)} for num in widths],
     }
-    print_result("growth", {"small": options.small, "data": options.folder.name, **rounded(curves)}, {})
+    print_result("growth", {"small": options.small, "data": options.folder.name, **rounded(curves)}, growth_targets(curves))
+
+
+def growth_targets(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Whether more training and a wider model recommend better: the last point of each curve over its first."""
+    found = {}
+    for axis, points in curves.items():
+        for system in GROWTH_SYSTEMS:
+            first, last = (point["valid"][system]["recall@50"] for point in (points[0], points[-1]))
+            found[f"recall@50 of {system}, last of {axis} over first"] = target(round(last / max(first, 1e-9), 3), 1)
+    return found
 
 
 def measured(folder: Path, run_dir: Path, overrides: list[str]) -> dict[str, Any]:
