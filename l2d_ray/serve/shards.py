@@ -102,12 +102,13 @@ class Shards:
         """The ``count`` nearest entries of each item to a query (d,), and what pairs with the items of ``recent`` say, where given."""
         recents = () if recent is None else (recent,)
         asked = {shard: ReasonsRequest(query[None], (mine,), count, recents) for shard, mine in logic.by_shard(items).items()}
-        found = ItemReasons({}, {})
+        entries: dict[int, Sequence[NearEntry]] = {}
+        pairs: dict[int, Sequence[PairReason]] = {}
         for answer in await self._ask(asked, logic, deadline):
             if isinstance(answer, Reasons):
-                pairs = answer.pairs[0] if answer.pairs else {}
-                found = ItemReasons({**found.entries, **answer.entries[0]}, {**found.pairs, **pairs})
-        return found
+                entries |= answer.entries[0]
+                pairs |= answer.pairs[0] if answer.pairs else {}
+        return ItemReasons(entries, pairs)
 
     async def _ask(
         self, asked: Mapping[int, VectorsRequest | ReasonsRequest], logic: RecommendationLogic, deadline: float | None

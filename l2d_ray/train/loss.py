@@ -155,9 +155,9 @@ class ItemHead(nn.Module):
 
 def _summed_loss(head: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of a head over states (m, d), block by block; a single block is not recomputed, since it is held at once either way."""
-    blocks = list(zip(torch.split(states, ROWS_PER_PROJECTION), torch.split(targets, ROWS_PER_PROJECTION), strict=True))
-    if len(blocks) == 1:
+    if len(states) <= ROWS_PER_PROJECTION:
         return _block_loss(head, states, targets)
+    blocks = zip(torch.split(states, ROWS_PER_PROJECTION), torch.split(targets, ROWS_PER_PROJECTION), strict=True)
     return torch.stack([checkpoint(_block_loss, head, block, wanted, use_reentrant=False) for block, wanted in blocks]).sum()
 
 
