@@ -16,13 +16,12 @@ from jobs.inputs import LoadedRun, draw_test_requests, load_run
 from jobs.train import CURVE
 from l2d_ray.config import RunConfig
 from l2d_ray.data.sequences import iter_sequences
-from l2d_ray.decode.lookup import nearest_entries_of_item
+from l2d_ray.decode.lookup import ItemReasons
 from l2d_ray.errors import ArtefactError
-from l2d_ray.evaluate.explain import reasons_of, titles_of_samples
+from l2d_ray.evaluate.explain import causes_of, reasons_of, titles_of_samples
 from l2d_ray.evaluate.report import Example, ExampleItem, ReportData, SystemRow, TrainingPoint, write_report
-from l2d_ray.index.layout import load_shards
 
-NUM_EXAMPLES, NUM_ITEMS, NUM_REASONS, SHOWN_HISTORY = 4, 5, 2, 8
+NUM_EXAMPLES, NUM_ITEMS, NUM_REASONS, NUM_CAUSES, SHOWN_HISTORY = 4, 5, 2, 3, 8
 
 
 def main(config: RunConfig, seconds: dict[str, float] | None = None) -> dict[str, Any]:
@@ -48,31 +47,29 @@ def main(config: RunConfig, seconds: dict[str, float] | None = None) -> dict[str
 
 
 def examples(config: RunConfig, loaded: LoadedRun) -> tuple[Example, ...]:
-    """Test requests with the default decoder's items, each explained by its nearest training samples where the index has entries."""
-    requests = draw_test_requests(config, loaded.catalogue, NUM_EXAMPLES)
-    queries = loaded.decoder.encode(requests.histories)
-    found = loaded.decoder.search(queries, NUM_ITEMS, histories=requests.histories, excluded=requests.histories)
-    shards = [shard for shard in load_shards(config.index_dir, device=loaded.device) if shard.has_entries]
-    titles = loaded.catalogue.titles
-    entries = [
-        [nearest_entries_of_item(shards, query, int(item), NUM_REASONS) for item in items]
-        for query, items in zip(queries, found.ids, strict=True)
-    ]
-    wanted = {entry.sample_id for request in entries for item in request for entry in item}
-    sample_id_to_titles = titles_of_samples(iter_sequences(config.data_dir), wanted, loaded.catalogue)
+    """Test requests with the default decoder's items, each explained by what that decoder read: pairs, and samples where it has entries."""
+    decoder, catalogue = loaded.decoder, loaded.catalogue
+    requests = draw_test_requests(config, catalogue, NUM_EXAMPLES)
+    queries = decoder.encode(requests.histories)
+    found = decoder.search(queries, NUM_ITEMS, histories=requests.histories, excluded=requests.histories)
+    items = [of_request[of_request >= 0] for of_request in found.ids]
+    read = requests.histories if decoder.settings.decoder == "paired" else None
+    told = decoder.reasons(queries, items, NUM_REASONS, histories=read)
+    samples = {entry.sample_id for of_request in told for near in of_request.entries.values() for entry in near}
+    sample_id_to_titles = titles_of_samples(iter_sequences(config.data_dir), samples, catalogue)
+
+    def explained(item: int, score: float, why: ItemReasons) -> ExampleItem:
+        reasons = reasons_of(why.entries.get(item, ()), sample_id_to_titles)
+        causes = causes_of(why.pairs.get(item, ()), catalogue)[:NUM_CAUSES]
+        return ExampleItem(catalogue.titles[item], score, reasons, causes)
+
     return tuple(
         Example(
-            tuple(titles[i] for i in history[-SHOWN_HISTORY:]),
-            titles[target],
-            tuple(
-                ExampleItem(titles[item], float(score), reasons_of(item_entries, sample_id_to_titles))
-                for item, score, item_entries in zip(items, scores, request_entries, strict=True)
-                if item >= 0
-            ),
+            tuple(catalogue.titles[i] for i in history[-SHOWN_HISTORY:]),
+            catalogue.titles[target],
+            tuple(explained(item, score, why) for item, score in zip(of_request.tolist(), scores.tolist(), strict=False)),
         )
-        for history, target, items, scores, request_entries in zip(
-            requests.histories, requests.targets, found.ids, found.scores, entries, strict=True
-        )
+        for history, target, of_request, scores, why in zip(requests.histories, requests.targets, items, found.scores, told, strict=True)
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.decode.local_merge import LearntSpread
+from l2d_ray.decode.lookup import ItemReasons, Reasons, ReasonsRequest
 from l2d_ray.decode.paired import recent_items
 from l2d_ray.decode.restriction import ascending
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, available_decoders, search_shards
@@ -145,6 +146,25 @@ class LatentDecoder:
             recent=tuple(map(recent_items, histories or ((),) * len(queries))) if chosen == "paired" else (),
         )
         return edge_scores(search_shards(self._searchers, request, self._spread), request.decoder)
+
+    def reasons(
+        self,
+        queries: NDArray[np.float32],
+        items: Sequence[NDArray[np.int64]],
+        count: int,
+        *,
+        histories: Sequence[Sequence[HistoryItem]] | None = None,
+    ) -> list[ItemReasons]:
+        """What speaks for some items (m,) of each query vector (b, d): their ``count`` nearest entries, where the shards have entries.
+
+        Args:
+            histories: that the vectors are of, where what pairs with their latest items say is to be told too; as the paired decoder reads
+                them, and nothing where there is none.
+        """
+        recent = () if histories is None else tuple(map(recent_items, histories))
+        request = ReasonsRequest(queries, tuple(items), count if "local" in self.decoders else 0, recent)
+        answers = [answer for searcher in self._searchers if isinstance(answer := searcher.search(request), Reasons)]
+        return [ItemReasons.of_query(answers, query) for query in range(len(queries))]
 
 
 def edge_scores(found: TopK, decoder: DecoderName) -> TopK:

@@ -5,7 +5,7 @@ The entries of an item that lie nearest to a query are the training samples in w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ class ReasonsRequest:
     """For each of b queries (b, d) the ``count`` nearest entries of each of its items; a shard answers for those it has.
 
     Attributes:
+        count: 0 asks for no entries, and so needs none loaded.
         recent: for each query the latest items of its history, where what their pairs say is to be told too.
     """
 
@@ -65,6 +66,24 @@ class Reasons:
     pairs: tuple[dict[int, tuple[PairReason, ...]], ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class ItemReasons:
+    """What speaks for items at one query, by item, over all shards; missing where nothing does, or the item's shard did not answer."""
+
+    entries: Mapping[int, Sequence[NearEntry]]
+    pairs: Mapping[int, Sequence[PairReason]]
+
+    @classmethod
+    def of_query(cls, answers: Iterable[Reasons], query: int) -> ItemReasons:
+        """What the shards' answers say for the query at that position of the request."""
+        entries: dict[int, Sequence[NearEntry]] = {}
+        pairs: dict[int, Sequence[PairReason]] = {}
+        for answer in answers:
+            entries |= answer.entries[query]
+            pairs |= answer.pairs[query] if answer.pairs else {}
+        return cls(entries, pairs)
+
+
 def item_vectors(shard: Shard, request: VectorsRequest, title_map: TitleMap | None = None) -> ItemVectors:
     """The means of the items' entries; for items without any, where there is a map, what their titles say."""
     statistics = shard.statistics
@@ -82,7 +101,9 @@ def item_vectors(shard: Shard, request: VectorsRequest, title_map: TitleMap | No
 
 
 def reasons(shard: Shard, request: ReasonsRequest) -> Reasons:
-    """What the shard's entries say; ArtefactError where it has none loaded."""
+    """What the shard's entries say; ArtefactError where they are asked for and it has none loaded."""
+    if not request.count:
+        return Reasons(({},) * len(request.queries))
     per_query = zip(request.queries, request.item_indexes, strict=True)
     return Reasons(tuple(_reasons_of(shard, query, items, request.count) for query, items in per_query))
 

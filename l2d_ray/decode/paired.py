@@ -81,6 +81,12 @@ class PairReason:
     amount: float
 
 
+def shares_of(reasons: Sequence[PairReason]) -> list[float]:
+    """What part each is of an item's whole evidence."""
+    total = sum(reason.amount for reason in reasons)
+    return [reason.amount / total for reason in reasons]
+
+
 class PairLookup:
     """The pairs of one shard, whose items are ``item_indexes`` (v,)."""
 

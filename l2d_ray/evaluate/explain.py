@@ -1,4 +1,6 @@
-"""Why an item was recommended: the memory entries of that item that lie nearest to the request, as training samples with titles."""
+"""Why an item was recommended, with titles: the items of the history that users took shortly before it, and the training samples of that
+item that lie nearest to the request.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence
 from l2d_ray.decode.lookup import NearEntry
-from l2d_ray.evaluate.report import Reason
+from l2d_ray.decode.paired import PairReason, shares_of
+from l2d_ray.evaluate.report import Cause, Reason
 from l2d_ray.schema import TRAIN
 
 SHOWN_HISTORY = 3
@@ -16,6 +19,11 @@ SHOWN_HISTORY = 3
 def reasons_of(entries: Sequence[NearEntry], sample_id_to_titles: Mapping[int, tuple[tuple[str, ...], str]]) -> tuple[Reason, ...]:
     """The entries as reasons: distance, the last titles before the target, the target's title."""
     return tuple(Reason(entry.distance, *sample_id_to_titles[entry.sample_id]) for entry in entries)
+
+
+def causes_of(pairs: Sequence[PairReason], catalogue: Catalogue) -> tuple[Cause, ...]:
+    """The items of a history whose pairs raised an item, the one that did most first."""
+    return tuple(Cause(share, catalogue.titles[pair.item_index]) for share, pair in zip(shares_of(pairs), pairs, strict=True))
 
 
 def titles_of_samples(

@@ -68,12 +68,21 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class Cause:
+    """An item of the history after which users took the recommended one, and its share, 0 to 1, of what such pairs say for it."""
+
+    share: float
+    title: str
+
+
+@dataclass(frozen=True)
 class ExampleItem:
-    """A recommended item with its score (larger is better) and the training samples that explain it."""
+    """A recommended item with its score (larger is better), and what explains it."""
 
     title: str
     score: float
     reasons: tuple[Reason, ...] = ()
+    causes: tuple[Cause, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -277,7 +286,10 @@ def _seconds(data: ReportData) -> str:
 def _examples(data: ReportData) -> str:
     if not data.examples:
         return ""
-    note = "Requests of the test split. Under each item: the training samples nearest to the request whose target it was, by distance."
+    note = (
+        "Requests of the test split. Under each item: the items of the history after which users took it, with the share of each in what "
+        "such pairs say, and the training samples nearest to the request whose target it was, by distance."
+    )
     articles = "".join(_example(example) for example in data.examples)
     return f'<section id="examples"><h2>Real recommendations</h2><p class="note">{note}</p>{articles}</section>'
 
@@ -299,16 +311,26 @@ def _titles(titles: Sequence[str]) -> str:
 
 def _item(item: ExampleItem, *, is_hit: bool, is_open: bool) -> str:
     title = f'<span class="hit">{escape(item.title)} ✓</span>' if is_hit else f"<span>{escape(item.title)}</span>"
-    return f'<li>{title}<span class="score">{item.score:.4g}</span>{_reasons(item.reasons, is_open=is_open)}</li>'
+    return f'<li>{title}<span class="score">{item.score:.4g}</span>{_why(item, is_open=is_open)}</li>'
 
 
-def _reasons(reasons: Sequence[Reason], *, is_open: bool) -> str:
-    if not reasons:
+def _why(item: ExampleItem, *, is_open: bool) -> str:
+    causes = [(f"{100 * cause.share:.0f} %", escape(cause.title)) for cause in item.causes]
+    reasons = [
+        (f"{reason.distance:.4g}", f"{escape(' → '.join(reason.history_titles))} → <b>{escape(reason.target_title)}</b>")
+        for reason in item.reasons
+    ]
+    names = [_counted(causes, "item of the history", "items of the history"), _counted(reasons, "training sample", "training samples")]
+    summary = " and ".join(filter(None, names))
+    if not summary:
         return ""
-    lines = "".join(
-        f"<li><span>{reason.distance:.4g}</span><span>{escape(' → '.join(reason.history_titles))} → <b>{escape(reason.target_title)}</b>"
-        "</span></li>"
-        for reason in reasons
-    )
-    count = "1 training sample" if len(reasons) == 1 else f"{len(reasons)} training samples"
-    return f"<details{' open' if is_open else ''}><summary>because of {count}</summary><ul>{lines}</ul></details>"
+    return f"<details{' open' if is_open else ''}><summary>because of {summary}</summary>{_told(causes)}{_told(reasons)}</details>"
+
+
+def _counted(told: Sequence[tuple[str, str]], singular: str, plural: str) -> str:
+    return f"{len(told)} {singular if len(told) == 1 else plural}" if told else ""
+
+
+def _told(told: Sequence[tuple[str, str]]) -> str:
+    """A list of amounts and what they are of, which is markup."""
+    return f"<ul>{''.join(f'<li><span>{amount}</span><span>{of}</span></li>' for amount, of in told)}</ul>" if told else ""

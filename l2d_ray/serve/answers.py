@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from l2d_ray.decode.lookup import NearEntry
-from l2d_ray.decode.paired import PairReason
+from l2d_ray.decode.paired import PairReason, shares_of
 from l2d_ray.decode.search import SearchRequest
 from l2d_ray.serve.cursor import MAX_OFFSET, Cursor
 from l2d_ray.serve.explain import SampleHistory
@@ -113,9 +113,8 @@ def explanation_of(
 
 
 def _causes(logic: RecommendationLogic, pairs: Sequence[PairReason]) -> list[Cause]:
-    total = sum(pair.amount for pair in pairs)
-    named = [(logic.catalogue.named(pair.item_index), pair.amount / total) for pair in pairs]
-    return [Cause(item_id=item_id, title=title, share=share) for (item_id, title, _), share in named]
+    named = (logic.catalogue.named(pair.item_index) for pair in pairs)
+    return [Cause(item_id=item_id, title=title, share=share) for (item_id, title, _), share in zip(named, shares_of(pairs), strict=True)]
 
 
 def _titles(logic: RecommendationLogic, history: SampleHistory | None) -> list[str]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.decode.local_merge import LearntSpread
-from l2d_ray.decode.lookup import ItemVectors, NearEntry, Reasons, ReasonsRequest, VectorsRequest
-from l2d_ray.decode.paired import PairReason, RecentItems
+from l2d_ray.decode.lookup import ItemReasons, ItemVectors, Reasons, ReasonsRequest, VectorsRequest
+from l2d_ray.decode.paired import RecentItems
 from l2d_ray.decode.search import Exchange, SearchRequest, ShardAnswer, ShardRequest, begin_search
 from l2d_ray.errors import RequestError, UnavailableError
 from l2d_ray.serve.backend import Backend
@@ -26,14 +26,6 @@ class Searched:
 
     exchange: Exchange
     complete: Completeness
-
-
-@dataclass(frozen=True, eq=False)
-class ItemReasons:
-    """What speaks for items, by item, as in ``decode.lookup.Reasons``; missing where nothing does, or the shard did not answer."""
-
-    entries: Mapping[int, Sequence[NearEntry]]
-    pairs: Mapping[int, Sequence[PairReason]]
 
 
 class Shards:
@@ -102,13 +94,8 @@ class Shards:
         """The ``count`` nearest entries of each item to a query (d,), and what pairs with the items of ``recent`` say, where given."""
         recents = () if recent is None else (recent,)
         asked = {shard: ReasonsRequest(query[None], (mine,), count, recents) for shard, mine in logic.by_shard(items).items()}
-        entries: dict[int, Sequence[NearEntry]] = {}
-        pairs: dict[int, Sequence[PairReason]] = {}
-        for answer in await self._ask(asked, logic, deadline):
-            if isinstance(answer, Reasons):
-                entries |= answer.entries[0]
-                pairs |= answer.pairs[0] if answer.pairs else {}
-        return ItemReasons(entries, pairs)
+        answers = await self._ask(asked, logic, deadline)
+        return ItemReasons.of_query((answer for answer in answers if isinstance(answer, Reasons)), 0)
 
     async def _ask(
         self, asked: Mapping[int, VectorsRequest | ReasonsRequest], logic: RecommendationLogic, deadline: float | None

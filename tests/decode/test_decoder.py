@@ -96,6 +96,26 @@ def test_a_title_is_read_as_text_wherever_it_comes_from(run, decoder):
     assert language_model.tokenizer.decode(writer.write([0, "Red Sun Sea"])).endswith(f"{TITLES[0]}\nRed Sun Sea\n")
 
 
+def test_reasons_are_the_same_from_one_shard_and_three_and_name_what_was_read(run, index_dirs, decoder, tmp_path):
+    sharded = load_latent_decoder(run.checkpoint_dir, index_dirs[3], SETTINGS)
+    queries, items = decoder.encode(HISTORIES), [np.arange(0, NUM_ITEMS, 3)] * len(HISTORIES)
+    told = decoder.reasons(queries, items, 2, histories=HISTORIES)
+    for one, three in zip(told, sharded.reasons(queries, items, 2, histories=HISTORIES), strict=True):
+        assert one.entries == three.entries
+        assert one.pairs == three.pairs
+        assert 0 < len(one.entries) <= len(items[0])
+        assert all(1 <= len(near) <= 2 for near in one.entries.values())
+    assert {pair.item_index for why in told for pairs in why.pairs.values() for pair in pairs} <= {0, 1, 2, 3, 4, 5, 7, 18, 19}
+    assert told[0].pairs.keys() <= set(items[0].tolist())
+    assert told[0].pairs
+    assert not any(why.pairs for why in decoder.reasons(queries, items, 2))
+    build_toy_index(run.memory, tmp_path / "index", 2, kind="statistics")
+    without_entries = load_latent_decoder(run.checkpoint_dir, tmp_path / "index", SETTINGS)
+    for one, alone in zip(told, without_entries.reasons(queries, items, 2, histories=HISTORIES), strict=True):
+        assert not alone.entries
+        assert alone.pairs == one.pairs
+
+
 def test_an_index_of_another_model_is_refused(run, index_dirs, tmp_path):
     other = save_checkpoint(tiny_model(seed=1), tmp_path / "other")
     with pytest.raises(ArtefactError, match=f"made by the model {run.memory.fingerprint}, the model here is {other.fingerprint}"):

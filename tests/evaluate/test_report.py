@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from l2d_ray.evaluate.protocol import SystemScores, score_ranks
-from l2d_ray.evaluate.report import Example, ExampleItem, Reason, ReportData, SystemRow, TrainingPoint, render_report, write_report
+from l2d_ray.evaluate.report import Cause, Example, ExampleItem, Reason, ReportData, SystemRow, TrainingPoint, render_report, write_report
 
 EVIL = "<script>alert('x')</script> & <b>$co$</b> -->"
 METRICS = {"recall@10": 0.0842, "ndcg@10": 0.0421}
@@ -23,7 +23,16 @@ DATA = ReportData(
     seconds={"prepare": 1.5, EVIL: 60.0},
     speed={"k": 20, "beams": 20, "ratio": 47.26, "latent_ms": 6.4, "language_ms": 302.7, "setting": EVIL},
     examples=(
-        Example(("Old Game", EVIL), "Next Game", (ExampleItem("Next Game", 12.34, (Reason(0.5, ("A", EVIL), "B"),)), ExampleItem(EVIL, 1))),
+        Example(
+            ("Old Game", EVIL),
+            "Next Game",
+            (
+                ExampleItem("Next Game", 12.34, (Reason(0.5, ("A", EVIL), "B"),)),
+                ExampleItem(EVIL, 1),
+                ExampleItem("Third Game", 0.5, (), (Cause(0.754, "Old Game"), Cause(0.246, EVIL))),
+                ExampleItem("Last Game", 0.25, (Reason(1, ("A",), "C"),) * 2, (Cause(1, "Old Game"),)),
+            ),
+        ),
     ),
 )
 
@@ -81,7 +90,14 @@ def test_figures_and_titles_are_on_the_page(page):
         assert text in page.texts, text
     assert any("Best validation loss 3.4000 at step 20" in text for text in page.texts)
     assert any("6.4 ms in the latent space and 303 ms" in text for text in page.texts)
-    assert "because of 1 training sample" in page.texts
+    summaries = [text for text in page.texts if text.startswith("because of")]
+    assert summaries == [
+        "because of 1 training sample",
+        "because of 2 items of the history",
+        "because of 1 item of the history and 2 training samples",
+    ]
+    told = page.texts[page.texts.index(summaries[1]) :]
+    assert told[1:5] == ["75 %", "Old Game", "25 %", EVIL]
 
 
 def test_rows_are_complete(page):
@@ -95,8 +111,8 @@ def test_rows_are_complete(page):
 
 def test_nothing_from_data_becomes_markup(page):
     assert page.count("script") == 0
-    assert page.texts.count(EVIL) >= 6  # card, tables, bar, speed, history, recommendation: as text
-    assert page.count("b") == 6  # the best figure of each column (2 + 1 + 1), the ratio, a reason's target
+    assert page.texts.count(EVIL) >= 7  # card, tables, bar, speed, history, recommendation, cause: as text
+    assert page.count("b") == 8  # the best figure of each column (2 + 1 + 1), the ratio, the targets of three reasons
 
 
 def test_nothing_is_loaded_from_elsewhere(page):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.decode.paired import PairLookup, recent_items
+from l2d_ray.decode.paired import shares_of
 from l2d_ray.decode.settings import DECODERS
 from l2d_ray.errors import NotFoundError, RequestError, UnavailableError
 from l2d_ray.memory.table import Memory
@@ -264,13 +264,12 @@ def test_what_pairs_say_is_told_where_the_decoder_reads_them(tiny_run):
         return asyncio.run(recommender.recommend(RecommendationRequest.model_validate(body), "test")).items
 
     told = {item.item_id: [(cause.item_id, cause.share) for cause in item.because] for item in ask("paired", *THREE)}
-    recent, decay = recent_items([3, 9, 21]), tiny_run.oracle.settings.pair_decay
+    (why,) = tiny_run.oracle.reasons(tiny_run.oracle.encode([[3, 9, 21]]), [np.arange(NUM_ITEMS)], 0, histories=[[3, 9, 21]])
     expected = {item_id: [] for item_id in told}
-    for shard in (searcher.shard for searcher in tiny_run.oracle._searchers):
-        found = PairLookup(shard.pairs, shard.statistics.item_indexes).reasons(recent, decay, np.arange(NUM_ITEMS))
-        for index, terms in found.items():
-            total = sum(term.amount for term in terms)
-            expected[f"item-{index:02d}"] = [(f"item-{term.item_index:02d}", pytest.approx(term.amount / total)) for term in terms]
+    for index, terms in why.pairs.items():
+        shares = shares_of(terms)
+        expected[f"item-{index:02d}"] = [(f"item-{t.item_index:02d}", pytest.approx(s)) for t, s in zip(terms, shares, strict=True)]
+    assert not why.entries
     assert told == expected
     assert any(len(causes) > 1 for causes in told.values())
     assert all(item.because == [] for item in ask("paired", {"title": "A Film Nobody Listed (1999)"}))
