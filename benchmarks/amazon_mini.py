@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks.folders import run_config
 from benchmarks.result import arguments, print_result, target
-from jobs import build_index, build_memory, evaluate, train, tune_decoder
+from jobs import evaluate
+from jobs.quickstart import TUNED_RUN
 from jobs.stages import Stage, run_stages
 from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
@@ -32,28 +33,22 @@ def evaluate_on(split: str) -> Any:
     return main
 
 
-STAGES = (
-    Stage("train", train.main, ("model", "train", "device", "seed"), ("checkpoint",)),
-    Stage("build_memory", build_memory.main, ("memory",), ("memory",)),
-    Stage("build_index", build_index.main, ("index",), ("index",)),
-    Stage("tune_decoder", tune_decoder.main, ("decoder",), ("memory/decoder.json",)),
-    Stage("evaluate_valid", evaluate_on("valid"), ("evaluate",), ("evaluation/valid.json",)),
-    Stage("evaluate_test", evaluate_on("test"), ("evaluate",), ("evaluation/test.json",)),
-)
+EVALUATE_VALID = Stage("evaluate_valid", evaluate_on("valid"), ("evaluate",), ("evaluation/valid.json",))
+EVALUATE_TEST = Stage("evaluate_test", evaluate_on("test"), ("evaluate",), ("evaluation/test.json",))
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("folder", type=Path, help="a data set in the D3 protocol")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
     small = SMALL if options.small else []
     started = time.monotonic()
     config = run_config(options.folder, run_dir, [*small, *options.overrides])
     prepare_s = round(time.monotonic() - started, 2)
     with connect(config.ray.address, config.ray.num_cpus):
-        finished = run_stages(STAGES, config)
+        finished = run_stages((*TUNED_RUN, EVALUATE_VALID, EVALUATE_TEST), config)
     seconds = {"convert": prepare_s} | {name: stage.seconds for name, stage in finished.items()}
     valid, test = finished["evaluate_valid"].result["metrics"], finished["evaluate_test"].result["metrics"]
     figures = {

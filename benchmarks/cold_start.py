@@ -20,11 +20,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.amazon_mini import SMALL, STAGES
+from benchmarks.amazon_mini import SMALL
 from benchmarks.d3_folder import convert
 from benchmarks.quality.inputs import Inputs, read_inputs
 from benchmarks.quality.state_rows import LatentRow, decoder_of
 from benchmarks.result import arguments, print_result, target
+from jobs.quickstart import TUNED_RUN
 from jobs.stages import run_stages
 from l2d_ray.baselines.popularity import Popularity
 from l2d_ray.baselines.title_space import TitleSpace
@@ -38,7 +39,6 @@ from l2d_ray.evaluate.protocol import NUM_RANKED
 from l2d_ray.evaluate.queries import EncodedSplit
 from l2d_ray.schema import TRAIN
 
-STAGE_NAMES: Final = ("train", "build_memory", "build_index", "tune_decoder")
 COLD_COUNTS: Final = (None, 0.0, 0.1, 0.3, 1.0, 1.5, 2.0, 3.0, 10.0, 30.0)
 WARM_LOSS: Final = 0.015
 METRICS: Final = ("recall@10", "recall@20", "recall@50")
@@ -56,7 +56,7 @@ def main() -> None:
     convert(options.folder, whole, users_per_part=config.data.users_per_part)
     hide_items(whole, config.data_dir, share=options.share, seed=config.seed)
     with connect(config.ray.address, config.ray.num_cpus):
-        run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
+        run_stages(TUNED_RUN, config)
     figures = measure(config)
     cold, warm = figures["test"]["bounded"]["cold"]["recall@50"], figures["test"]["bounded"]["warm"]["recall@50"]
     plain = figures["test"]["without cold items"]["warm"]["recall@50"]
@@ -180,7 +180,7 @@ def _options() -> Namespace:
     parser.add_argument("folder", type=Path, help="a data set in the D3 protocol")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ")
     parser.add_argument("--share", type=float, default=0.05, help="share of the items that are hidden")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":

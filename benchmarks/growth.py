@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from benchmarks.amazon_mini import SMALL, STAGES
+from benchmarks.amazon_mini import EVALUATE_VALID, SMALL
 from benchmarks.folders import config_file, run_config
 from benchmarks.quality.report_tables import GROWTH_SYSTEMS
 from benchmarks.quality.store import rounded
 from benchmarks.result import arguments, print_result, target
+from jobs.quickstart import TUNED_RUN
 from jobs.stages import run_stages
 from l2d_ray.cluster import connect
 from l2d_ray.config import load_config
-
-STAGE_NAMES: Final = ("train", "build_memory", "build_index", "tune_decoder", "evaluate_valid")
 
 
 def main() -> None:
@@ -31,11 +30,12 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all runs that differ")
     parser.add_argument("--epochs", type=_numbers, default=None, help="numbers of epochs, separated by commas")
     parser.add_argument("--widths", type=_numbers, default=None, help="hidden sizes, separated by commas")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     base = options.run_dir or Path("runs") / f"growth_{options.folder.name}{'_small' if options.small else ''}"
     overrides = [*(SMALL if options.small else []), *options.overrides, "model.name=mini"]
     usual = load_config(["--config", config_file(options.folder), *overrides])
-    assert not isinstance(usual.train, str)
+    if isinstance(usual.train, str):
+        parser.error("train is none: growth is measured over trained models; leave train as it is, or set train.NAME=value.")
     width, num_epochs = usual.model.mini.hidden_size, usual.train.filled(from_scratch=True).num_epochs
 
     def point(width: int, num_epochs: int | None) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def measured(folder: Path, run_dir: Path, overrides: list[str]) -> dict[str, Any
     """One run: its size, its time, and validation metrics of every system."""
     config = run_config(folder, run_dir, overrides)
     with connect(config.ray.address, config.ray.num_cpus):
-        finished = run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
+        finished = run_stages((*TUNED_RUN, EVALUATE_VALID), config)
     trained = finished["train"]
     return {
         "num_parameters": trained.result["num_parameters"],

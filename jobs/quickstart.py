@@ -17,12 +17,17 @@ from jobs.stages import Stage, run_stages
 from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 
-STAGES = (
-    Stage("prepare_data", prepare_data.main, ("data",), ("data",)),
+TUNED_RUN = (
     Stage("train", train.main, ("model", "train", "device", "seed"), ("checkpoint",)),
     Stage("build_memory", build_memory.main, ("memory",), ("memory",)),
     Stage("build_index", build_index.main, ("index",), ("index",)),
     Stage("tune_decoder", tune_decoder.main, ("decoder",), ("memory/decoder.json",)),
+)
+"""From prepared data to a tuned decoder."""
+
+STAGES = (
+    Stage("prepare_data", prepare_data.main, ("data",), ("data",)),
+    *TUNED_RUN,
     Stage("evaluate", evaluate.main, ("evaluate",), ("evaluation",)),
     Stage("measure_speed", measure_speed.main, (), ("evaluation/speed.json",)),
 )

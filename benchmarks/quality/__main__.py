@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.amazon_mini import SMALL as SMALL_RUN
-from benchmarks.amazon_mini import STAGES
 from benchmarks.folders import run_config
 from benchmarks.quality.ablations import ablations
 from benchmarks.quality.bench import Bench, Options, say
@@ -35,22 +34,22 @@ from benchmarks.quality.store import Store, rounded
 from benchmarks.quality.summary import row_figures, setting, targets_of
 from benchmarks.quality.sweep import sweep_memory
 from benchmarks.result import arguments, print_result
+from jobs.quickstart import TUNED_RUN
 from jobs.stages import FinishedStage, run_stages
 from l2d_ray.config import RunConfig
 from l2d_ray.memory.on_ray import hash_of_data
 
-STAGE_NAMES = ("train", "build_memory", "build_index", "tune_decoder")
 NUM_SEEDS = 3
 SMALL_SAMPLES = 300
 SMALL_OPTIONS = Options(SMALL, beams=(1, 4), language_samples=50, cost_requests=4, decoder_requests=32, cost_rounds=1, num_bootstrap=200)
 
 
 def main() -> None:
-    options = _parser().parse_args()
+    options = _parser().parse_intermixed_args()
     run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
     small = SMALL_RUN if options.small else []
     config = run_config(options.folder, run_dir, [*small, *options.overrides])
-    finished = run_stages([stage for stage in STAGES if stage.name in STAGE_NAMES], config)
+    finished = run_stages(TUNED_RUN, config)
     max_samples = options.samples or (SMALL_SAMPLES if options.small else None)
     bench = make_bench(config, _options(options, config), max_samples=max_samples)
     num_seeds = options.seeds or (1 if options.small else NUM_SEEDS)

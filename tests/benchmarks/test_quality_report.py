@@ -4,7 +4,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.growth import growth_targets
 from benchmarks.quality.report import FOLDER, NOTHING, REPORT, growth_plots, plots, read_results, report, written
 from benchmarks.quality.report_tables import METRICS, claims, table
 from benchmarks.result import target
@@ -162,19 +161,6 @@ def test_growth_is_a_table_and_a_plot_for_each_axis():
     assert set(drawn) == {"growth-toys-epochs.svg", "growth-toys-widths.svg"}
     assert all(f"]({name})" in text for name in drawn)
     assert all(f">{label}<" in drawn["growth-toys-widths.svg"] for label in ("recall@10", "l2d-p", "parameters of the model"))
-
-
-def test_growth_is_the_last_point_of_a_curve_over_its_first():
-    def point(global_recall, others):
-        return {
-            "valid": {name: {"recall@50": global_recall if name == "l2d-g" else others} for name in ("l2d-g", "l2d-l", "l2d-w", "l2d-p")}
-        }
-
-    targets = growth_targets({"epochs": [point(0.2, 0.4), point(0.9, 0.9), point(0.1, 0.5)], "widths": [point(0.3, 0.3)]})
-    assert len(targets) == 8
-    fell, grew = (targets[f"recall@50 of l2d-{name}, last of epochs over first"] for name in "gw")
-    assert (fell["measured"], fell["met"]) == (0.5, False)
-    assert (grew["measured"], grew["met"]) == (1.25, True)
 
 
 def test_trainings_are_told_in_the_order_of_their_settings():
