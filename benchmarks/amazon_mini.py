@@ -2,9 +2,9 @@
 
     python -m benchmarks.amazon_mini data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME]
 
-The folder holds items.txt.gz, samples.tsv.gz and interactions.tsv.gz (see d3_folder.py here); its own split is kept. Settings are those of
-jobs/configs/amazon_games.yaml. Everything is tuned on validation; test is scored once. Finished stages of the run directory are reused,
-and their seconds are those of the run that did them.
+The folder is one of those that folders.py here tells; a split of its own is kept. Settings are those of jobs/configs/amazon_games.yaml.
+Everything is tuned on validation; test is scored once. Finished stages of the run directory are reused, and their seconds are those of the
+run that did them.
 """
 
 from __future__ import annotations

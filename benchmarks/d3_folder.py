@@ -1,9 +1,11 @@
-"""Reads a data set that already went through the D3 protocol: ``items.txt.gz``, ``samples.tsv.gz`` and ``interactions.tsv.gz``.
+"""Reads a data set that already went through the D3 protocol: ``items.txt.gz``, and ``samples.tsv.gz`` with ``interactions.tsv.gz`` or
+``sequences.tsv.gz``.
 
 The folder's own split is kept (a digit per target, in global time order), so figures are comparable with others on the same files.
 User sequences come from ``interactions.tsv.gz``; a user's samples stand in the order of their targets, which is checked row by row
 against the stored histories. Timestamps there are starts of 10-day buckets, and a third are missing; since samples stand in global time
 order, a missing one is that of the sample before it. The position is added as seconds, to keep the order within a user.
+``sequences.tsv.gz`` has users, their items in order and a digit for each (0 train, 1 valid, 2 test), and no times.
 """
 
 from __future__ import annotations
@@ -15,18 +17,22 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence, write_part
 from l2d_ray.errors import DataError
 from l2d_ray.schema import SPLIT_NAMES, stable_hash
 
+SEQUENCES: Final = "sequences.tsv.gz"
+
 
 def convert(folder: Path, data_dir: Path, *, users_per_part: int = 512) -> None:
     """Write ``data_dir`` as jobs.prepare_data would; does nothing where it is there already."""
     if data_dir.is_dir():
         return
-    sequences = sorted(_sequences(folder), key=lambda s: (stable_hash(s.user_id), s.user_id))
+    found = _stored_sequences(folder) if (folder / SEQUENCES).is_file() else _sequences(folder)
+    sequences = sorted(found, key=lambda s: (stable_hash(s.user_id), s.user_id))
     catalogue = Catalogue.from_rows((item_id, title, {}) for title, item_id in _rows(folder / "items.txt.gz", header=False))
     partial = data_dir.with_name(data_dir.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -35,9 +41,18 @@ def convert(folder: Path, data_dir: Path, *, users_per_part: int = 512) -> None:
     for part, start in enumerate(range(0, len(sequences), users_per_part)):
         write_part(partial / "sequences" / f"part-{part:05d}.parquet", sequences[start : start + users_per_part])
     num_samples = [sum(len(s.target_positions(split)) for s in sequences) for split in range(len(SPLIT_NAMES))]
-    card = {"name": folder.name, "num_users": len(sequences), "num_items": len(catalogue), "num_samples": num_samples}
+    sizes = {f"num_{name}_samples": number for name, number in zip(SPLIT_NAMES, num_samples, strict=True)}
+    card = {"name": folder.name, "num_users": len(sequences), "num_items": len(catalogue), **sizes}
     (partial / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     partial.rename(data_dir)
+
+
+def _stored_sequences(folder: Path) -> Iterator[UserSequence]:
+    for user_id, items, digits in _rows(folder / SEQUENCES):
+        item_ids, splits = tuple(items.split()), tuple(map(int, digits))
+        if len(item_ids) != len(splits) or list(splits) != sorted(splits):
+            raise DataError(f"User {user_id} in {folder / SEQUENCES} has not one split an item, ascending; the folder is damaged.")
+        yield UserSequence(user_id, item_ids, (None,) * len(item_ids), splits)
 
 
 def _sequences(folder: Path) -> Iterator[UserSequence]:
@@ -68,7 +83,7 @@ def _first_known(*times: int | None) -> int | None:
 
 def _rows(path: Path, *, header: bool = True) -> Iterator[list[str]]:
     if not path.is_file():
-        raise DataError(f"There is no {path}; give a folder with items.txt.gz, samples.tsv.gz and interactions.tsv.gz.")
+        raise DataError(f"There is no {path}; give a folder with items.txt.gz, and samples.tsv.gz with interactions.tsv.gz or {SEQUENCES}.")
     with gzip.open(path, "rt", newline="") as file:
         rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         if header:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.growth movielens [--small] [--run-dir runs/NAME] [--epochs 1,2,4,6] [--widths 32,64,128,192] [key=value ...]
 
-The folder is one in the D3 protocol, or movielens. One run for each number of epochs at the configured width and for each width with the
+The folder is one of those that folders.py here tells. One run for each number of epochs at the configured width and for each width with the
 configured epochs (at most: training stops where the validation loss does), each tuned by itself, all below RUN_DIR, where finished stages
 are reused. How they grow with the memory is benchmarks.quality's sweep. Printed lines are kept as benchmarks/results/growth-NAME.json.
 """

@@ -37,6 +37,15 @@ class DataConfig(Section):
     min_rating: float | None = Field(4.0, description="Interactions rated lower are dropped; none keeps all.")
     start_time: int | None = Field(None, description="Interactions before this Unix time (seconds) are dropped.")
     end_time: int | None = Field(None, description="Interactions at or after this Unix time (seconds) are dropped.")
+    least_items: int | None = Field(
+        None,
+        ge=1,
+        description="start_time moves back a year, again and again, until this many items are left or nothing earlier is (the D3 protocol: "
+        "10,000); none: it stays.",
+    )
+    drop_duplicates: bool = Field(
+        True, description="Of interactions with the same user, item and time one is kept (the D3 protocol keeps them all)."
+    )
     k_core: int = Field(5, ge=0, description="Users and items with fewer interactions are dropped, again and again until none is left.")
     max_title_words: int = Field(20, ge=1, description="Items whose title has more words are dropped (the D3 protocol).")
     history_length: int = Field(10, ge=1, description="Items a prompt in the instruction format shows; the data card counts with it.")
@@ -44,6 +53,12 @@ class DataConfig(Section):
     valid_fraction: float = Field(0.1, gt=0, lt=0.5, description="Share of samples for validation (global-time).")
     test_fraction: float = Field(0.1, gt=0, lt=0.5, description="Share of samples for test (global-time).")
     users_per_part: int = Field(512, ge=1, description="Users in one part file: the unit that is streamed and committed.")
+
+    @model_validator(mode="after")
+    def _a_window_can_widen(self) -> DataConfig:
+        if self.least_items is not None and self.start_time is None:
+            raise ValueError("least_items moves start_time back, but there is none; give start_time, or leave least_items out")
+        return self
 
 
 class MiniConfig(Section):

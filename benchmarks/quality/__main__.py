@@ -3,10 +3,11 @@
     python -m benchmarks.quality data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME] [--rows popularity,l2d-w,default]
         [--grids quick|full] [--seeds 3] [--language-samples 1000] [--samples N] [key=value ...]
 
-The folder is one in the D3 protocol, as for benchmarks.amazon_mini, whose stages are used here: a finished run directory of that benchmark
-(same settings) is not computed again. ``movielens`` in its place is MovieLens-100K, as the quickstart has it. Everything is tuned on
-validation, test is scored once. Each result is kept below RUN_DIR/quality, so the benchmark can be interrupted and goes on where it was;
-delete a file there to have it made anew.
+The folder went through the D3 protocol already, as for benchmarks.amazon_mini: a finished run directory of that benchmark (same settings)
+is not computed again. Or it holds raw Amazon files (2018 release: meta_Video_Games.json.gz and Video_Games_5.json.gz), which are brought
+through the protocol; the sizes that the paper states are then targets too. ``movielens`` in its place is MovieLens-100K, as the quickstart
+has it. Everything is tuned on validation, test is scored once. Each result is kept below RUN_DIR/quality, so the benchmark can be
+interrupted and goes on where it was; delete a file there to have it made anew.
 
 To publish a run: keep the printed line as benchmarks/results/quality-NAME.json, then ``python -m benchmarks.quality.report``.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.amazon_mini import SMALL as SMALL_RUN
-from benchmarks.folders import run_config
+from benchmarks.folders import paper_targets, run_config
 from benchmarks.quality.ablations import ablations
 from benchmarks.quality.bench import Bench, Options, say
 from benchmarks.quality.cost import measure_cost
@@ -56,7 +57,7 @@ def main() -> None:
     figures = measure(bench, chosen_names(bench.rows, options.rows), seeds=range(1, num_seeds), config=config)
     is_small = options.small or options.samples is not None or options.grids == "small"
     head = {"small": is_small, "data": options.folder.name, "grids": options.grids or ("small" if options.small else "quick")}
-    targets = targets_of(options.folder.name, figures)
+    targets = targets_of(options.folder.name, figures) | paper_targets(options.folder, config.data_dir)
     print_result("quality", rounded(head | _model(finished) | figures), targets)
 
 
@@ -113,7 +114,7 @@ def _model(finished: dict[str, FinishedStage]) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, or movielens")
+    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, raw Amazon files, or movielens")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the run that differ")
     parser.add_argument("--rows", default=None, help="rows to do, separated by commas; all by default")
     parser.add_argument("--grids", choices=list(NAME_TO_GRIDS), default=None, help="what is tried on validation; quick by default")

@@ -39,9 +39,14 @@ class FilterCounts:
 
     num_read: int = 0
     num_low_rating: int = 0
-    num_outside_window: int = 0
+    num_before_window: int = 0
+    num_after_window: int = 0
     num_without_title: int = 0
     num_without_time: int = 0  # not a filter: kept, but their time is unknown
+
+    @property
+    def num_outside_window(self) -> int:
+        return self.num_before_window + self.num_after_window
 
     @property
     def has_timestamps(self) -> bool:
@@ -177,29 +182,37 @@ def filter_interactions(table: pa.Table, filters: Filters, index_items: Callable
         _require_known(table["rating"], "min_rating", "rating")
         rows = rows[table["rating"].to_numpy()[rows] >= filters.min_rating]
     num_rated = len(rows)
-    rows = _inside_window(table["timestamp"], rows, filters)
+    rows = _from_start(table["timestamp"], rows, filters.start_time)
+    num_from_start = len(rows)
+    rows = _until_end(table["timestamp"], rows, filters.end_time)
     num_inside = len(rows)
     item_index = index_items(table["item_id"].take(pa.array(rows)))
     has_title = item_index >= 0
     counts = FilterCounts(
         num_read=num_read,
         num_low_rating=num_read - num_rated,
-        num_outside_window=num_rated - num_inside,
+        num_before_window=num_rated - num_from_start,
+        num_after_window=num_from_start - num_inside,
         num_without_title=num_inside - int(has_title.sum()),
         num_without_time=table["timestamp"].null_count,
     )
     return Filtered(rows[has_title], item_index[has_title].astype(np.int32), counts)
 
 
-def _inside_window(timestamps: pa.ChunkedArray, rows: np.ndarray, filters: Filters) -> np.ndarray:
-    if filters.start_time is None and filters.end_time is None:
+def _from_start(timestamps: pa.ChunkedArray, rows: np.ndarray, start_time: int | None) -> np.ndarray:
+    if start_time is None:
         return rows
-    _require_known(timestamps, "start_time and end_time", "timestamp")
-    times = timestamps.to_numpy()[rows]
-    first = -np.inf if filters.start_time is None else filters.start_time
-    end = np.inf if filters.end_time is None else filters.end_time
-    inside: np.ndarray = rows[(times >= first) & (times < end)]
-    return inside
+    _require_known(timestamps, "start_time", "timestamp")
+    found: np.ndarray = rows[timestamps.to_numpy()[rows] >= start_time]
+    return found
+
+
+def _until_end(timestamps: pa.ChunkedArray, rows: np.ndarray, end_time: int | None) -> np.ndarray:
+    if end_time is None:
+        return rows
+    _require_known(timestamps, "end_time", "timestamp")
+    found: np.ndarray = rows[timestamps.to_numpy()[rows] < end_time]
+    return found
 
 
 def _require_known(values: pa.ChunkedArray, setting: str, column: str) -> None:

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -68,17 +69,15 @@ def prepare(config: DataConfig, destination: Path, *, num_partitions: int | None
         source = _open_source(config, scratch / "raw")
         items, num_items_without_title = _read_items(source, config.max_title_words)
         item_ids = items["item_id"].combine_chunks()
-        staged = Partitions(scratch, num_partitions or 1 + total_bytes(source.interaction_files) // PARTITION_BYTES)
-        filtered = _stage(source, item_ids, config, staged)
-        num_duplicates = sum(staged.run(sort_partition, "sorting", has_timestamps=filtered.has_timestamps))
-        item_is_alive = _core_items(len(item_ids), config.k_core, staged)
-        groups = list(staged.run(group_partition, "grouping by user", ray.put(item_is_alive), k=config.k_core))
+        core = _core_of_window(source, item_ids, config, scratch, num_partitions)
+        staged, filtered, config = core.staged, core.filtered, core.config
+        groups = list(staged.run(group_partition, "grouping by user", ray.put(core.item_is_alive), k=config.k_core))
         settings = PartSettings(_find_cuts(config, groups, staged, filtered), filtered.has_timestamps, config.history_length)
-        summary = _write_parts(groups, item_ids, settings, config.users_per_part, folder=folder)
-        catalogue = catalogue_of(items, item_is_alive)
+        summary = _write_parts(groups, staged, item_ids, settings, config.users_per_part, sequences_dir=folder / "sequences")
+        catalogue = catalogue_of(items, core.item_is_alive)
         catalogue.write(folder / "items.parquet")
         card = make_card(
-            CardCounts(filtered, num_duplicates, num_items_without_title, groups, summary),
+            CardCounts(filtered, core.num_duplicates, num_items_without_title, groups, summary),
             catalogue.titles,
             name=config.name,
             settings=config.model_dump(mode="json"),
@@ -107,6 +106,43 @@ class Partitions:
 
     def keys_at(self, timestamp: int, user_hash: int) -> list[SampleKey]:
         return [key for keys in self.run(sample_keys_at, "cutting ties", timestamp, user_hash) for key in keys]
+
+
+@dataclass(frozen=True)
+class Core:
+    """The k-core of the interactions inside the window of ``config``, staged."""
+
+    config: DataConfig
+    staged: Partitions
+    filtered: FilterCounts
+    num_duplicates: int
+    item_is_alive: np.ndarray
+
+
+def _core_of_window(source: Source, item_ids: pa.Array, config: DataConfig, scratch: Path, num_partitions: int | None) -> Core:
+    """Of the widest window that had to be looked at: see ``DataConfig.least_items``."""
+    num_partitions = num_partitions or 1 + total_bytes(source.interaction_files) // PARTITION_BYTES
+    while True:
+        staged = Partitions(scratch / f"window-{config.start_time}", num_partitions)
+        staged.folder.mkdir()
+        filtered = _stage(source, item_ids, config, staged)
+        flags = {"has_timestamps": filtered.has_timestamps, "drops_duplicates": config.drop_duplicates}
+        num_duplicates = sum(staged.run(sort_partition, "sorting", **flags))
+        core = Core(config, staged, filtered, num_duplicates, _core_items(len(item_ids), config.k_core, staged))
+        num_items, start_time = int(core.item_is_alive.sum()), config.start_time
+        if start_time is None or num_items >= (config.least_items or 0) or not filtered.num_before_window:
+            return core
+        since = f"{datetime.fromtimestamp(start_time, UTC):%Y-%m-%d}"
+        tqdm.write(f"{num_items:,} items since {since}, wanted {config.least_items:,}: from a year earlier.", file=sys.stderr)
+        config = config.model_copy(update={"start_time": a_year_before(start_time)})
+        shutil.rmtree(staged.folder)
+
+
+def a_year_before(time: int) -> int:
+    """The same moment a year earlier, Unix seconds (UTC); of 29 February 28 February."""
+    moment = datetime.fromtimestamp(time, UTC)
+    day = 28 if (moment.month, moment.day) == (2, 29) else moment.day
+    return int(moment.replace(year=moment.year - 1, day=day).timestamp())
 
 
 def _run(function: Callable[..., T], label: str, calls: Sequence[tuple[Any, ...]], settings: dict[str, Any] | None = None) -> Iterator[T]:
@@ -206,12 +242,17 @@ def _find_cuts(config: DataConfig, groups: Sequence[PartitionSummary], staged: P
 
 
 def _write_parts(
-    groups: Sequence[PartitionSummary], item_ids: pa.Array, settings: PartSettings, users_per_part: int, *, folder: Path
+    groups: Sequence[PartitionSummary],
+    staged: Partitions,
+    item_ids: pa.Array,
+    settings: PartSettings,
+    users_per_part: int,
+    *,
+    sequences_dir: Path,
 ) -> PartSummary:
-    sequences_dir = folder / "sequences"
     sequences_dir.mkdir()
     plans = plan_parts([group.num_users for group in groups], users_per_part)
     runs = [plans[first : first + PARTS_PER_TASK] for first in range(0, len(plans), PARTS_PER_TASK)]
     shared_ids = ray.put(item_ids)
-    calls = [(folder / "scratch", run, shared_ids, settings) for run in runs]
+    calls = [(staged.folder, run, shared_ids, settings) for run in runs]
     return merge_summaries(list(_run(write_parts, "writing parts", calls, {"destination": sequences_dir})))

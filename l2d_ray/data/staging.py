@@ -123,8 +123,8 @@ def partition_of(user_hashes: np.ndarray, num_partitions: int) -> np.ndarray:
     return (upper * num_partitions) >> 31
 
 
-def sort_partition(folder: Path, partition: int, *, has_timestamps: bool) -> int:
-    """Write the partition in final order without exact duplicates; returns how many interactions were duplicates.
+def sort_partition(folder: Path, partition: int, *, has_timestamps: bool, drops_duplicates: bool) -> int:
+    """Write the partition in final order, without exact duplicates where they are to be dropped; returns how many were.
 
     An exact duplicate repeats user, item and timestamp: one event, reported twice. Without times nothing is a duplicate.
     """
@@ -134,7 +134,7 @@ def sort_partition(folder: Path, partition: int, *, has_timestamps: bool) -> int
     item_index = pieces["item_index"].to_numpy()
     times = pieces["timestamp"].to_numpy() if has_timestamps else np.zeros(len(user_index), dtype=np.int64)
     order = np.lexsort((pieces["place"].to_numpy(), times, user_index))
-    if has_timestamps:
+    if has_timestamps and drops_duplicates:
         order = order[~_repeats(user_index[order], times[order], item_index[order])]
     columns = {"user_index": user_index[order], "item_index": item_index[order], "timestamp": times[order]}
     write_ipc(_sorted_path(folder, partition), pa.table(columns))

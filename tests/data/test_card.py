@@ -26,7 +26,7 @@ def _card(num_test=4):
         SparseCounts(np.array([1, 3]), np.array([1, 3])) if num_test else SparseCounts(np.array([], int), np.array([], int)),
         min(num_test, 1),
     )
-    counts = CardCounts(FilterCounts(20, 1, 2, 3), 1, 5, [*partitions, empty], parts)
+    counts = CardCounts(FilterCounts(20, 1, 0, 2, 3), 1, 5, [*partitions, empty], parts)
     return make_card(counts, ["A", "B", "A", "C"], name="toy", settings={"k_core": 5})
 
 

@@ -76,8 +76,9 @@ def test_filters_apply_in_order_and_count():
     passed = filter_interactions(table, Filters(4.0, 10, 20), _index)
     assert passed.row_index.tolist() == [0, 5]
     assert passed.item_index.tolist() == [0, 1]
-    assert passed.counts == FilterCounts(num_read=6, num_low_rating=1, num_outside_window=2, num_without_title=1)
-    assert passed.counts + passed.counts == FilterCounts(12, 2, 4, 2, 0)
+    assert passed.counts == FilterCounts(num_read=6, num_low_rating=1, num_before_window=1, num_after_window=1, num_without_title=1)
+    assert passed.counts + passed.counts == FilterCounts(12, 2, 2, 2, 2, 0)
+    assert passed.counts.num_outside_window == 2
 
 
 def test_no_filter_keeps_everything_with_a_title():

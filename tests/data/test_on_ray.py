@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 from collections import Counter
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -13,7 +14,7 @@ import pytest
 from l2d_ray.cluster import connect
 from l2d_ray.config import DataConfig, RunConfig
 from l2d_ray.data.catalogue import Catalogue
-from l2d_ray.data.on_ray import prepare
+from l2d_ray.data.on_ray import a_year_before, prepare
 from l2d_ray.data.sequences import UserSequence, iter_sequences, part_paths, read_part
 from l2d_ray.errors import ConfigError, DataError, L2DError
 from l2d_ray.schema import TEST, TRAIN, VALID, stable_hash
@@ -146,6 +147,27 @@ def test_csv_parquet_and_json_lines_give_the_same(toy, tmp_path):
         prepare(_toy_config(folder / suffix), tmp_path / suffix)
     assert _parts(tmp_path / "csv") == _parts(tmp_path / "parquet") == _parts(tmp_path / "jsonl")
     assert len({(tmp_path / suffix / "items.parquet").read_bytes() for suffix in ("csv", "parquet", "jsonl")}) == 1
+
+
+def test_the_window_opens_a_year_earlier_until_enough_items_are_left(tmp_path):
+    years = [(2017, "ab"), (2016, "ab"), (2015, "abcd"), (2014, "abcdef")]
+    rows = [(user, item, _time(year, n + 2)) for year, items in years for n, item in enumerate(items) for user in "uvw"]
+    columns = dict(zip(("user_id", "item_id", "timestamp"), zip(*rows, strict=True), strict=True))
+    _write_table(tmp_path / "interactions/0.csv", pa.table(columns))
+    _write_table(tmp_path / "items/0.csv", pa.table({"item_id": list("abcdef"), "title": [f"Title {letter}" for letter in "abcdef"]}))
+    config = _toy_config(tmp_path, min_rating=None, k_core=2, start_time=_time(2017), end_time=_time(2017, 12, 31))
+    cards = {least: prepare(config.model_copy(update={"least_items": least}), tmp_path / str(least)) for least in (None, 2, 3, 5, 7)}
+    started = {least: card.settings["start_time"] for least, card in cards.items()}
+    assert started == {None: _time(2017), 2: _time(2017), 3: _time(2015), 5: _time(2014), 7: _time(2014)}
+    assert [cards[least].num_items for least in (2, 3, 5, 7)] == [2, 4, 6, 6]
+    alone = prepare(config.model_copy(update={"start_time": _time(2015)}), tmp_path / "alone")
+    assert alone.num_interactions == cards[3].num_interactions == 24
+    assert _parts(tmp_path / "alone") == _parts(tmp_path / "3")
+    assert a_year_before(_time(2016, 2, 29)) == _time(2015, 2, 28)
+
+
+def _time(year, month=1, day=1):
+    return int(datetime(year, month, day, tzinfo=UTC).timestamp())
 
 
 def test_without_times_the_order_of_the_input_counts(tmp_path):
