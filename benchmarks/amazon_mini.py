@@ -1,10 +1,10 @@
-"""The whole line with the mini model on a data set in the D3 protocol: l2d-g, l2d-l, l2d-w, popularity, item-kNN on validation and test.
+"""The whole line with the mini model on one data set: l2d-g, l2d-l, l2d-w, popularity, item-kNN on validation and test.
 
     python -m benchmarks.amazon_mini data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME]
 
-The folder is one of those that folders.py here tells; a split of its own is kept. Settings are those of jobs/configs/amazon_games.yaml.
-Everything is tuned on validation; test is scored once. Finished stages of the run directory are reused, and their seconds are those of the
-run that did them.
+The folder is one of those that folders.py here tells; a split of its own is kept. Settings are those of its file in jobs/configs/, the
+targets those of amazon_Video_Games_2015. Everything is tuned on validation; test is scored once. Finished stages of the run directory are
+reused, and their seconds are those of the run that did them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EVALUATE_TEST = Stage("evaluate_test", evaluate_on("test"), ("evaluate",), ("eva
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol")
+    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, raw Amazon files, or movielens")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ")
     options = parser.parse_intermixed_args()
     run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))

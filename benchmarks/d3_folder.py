@@ -1,5 +1,5 @@
-"""Reads a data set that already went through the D3 protocol: ``items.txt.gz``, and ``samples.tsv.gz`` with ``interactions.tsv.gz`` or
-``sequences.tsv.gz``.
+"""Reads a data set that has its split already: ``items.txt.gz`` with ``samples.tsv.gz`` and ``interactions.tsv.gz`` (as the D3 protocol
+left it), or with ``sequences.tsv.gz``.
 
 The folder's own split is kept (a digit per target, in global time order), so figures are comparable with others on the same files.
 User sequences come from ``interactions.tsv.gz``; a user's samples stand in the order of their targets, which is checked row by row
@@ -48,11 +48,11 @@ def convert(folder: Path, data_dir: Path, *, users_per_part: int = 512) -> None:
 
 
 def _stored_sequences(folder: Path) -> Iterator[UserSequence]:
-    for user_id, items, digits in _rows(folder / SEQUENCES):
-        item_ids, splits = tuple(items.split()), tuple(map(int, digits))
-        if len(item_ids) != len(splits) or list(splits) != sorted(splits):
-            raise DataError(f"User {user_id} in {folder / SEQUENCES} has not one split an item, ascending; the folder is damaged.")
-        yield UserSequence(user_id, item_ids, (None,) * len(item_ids), splits)
+    for row in _rows(folder / SEQUENCES):
+        item_ids, digits = (row[1].split(), row[2]) if len(row) == 3 else ([], "")
+        if not item_ids or len(item_ids) != len(digits) or list(digits) != sorted(digits) or not set(digits) <= set("012"):
+            raise DataError(f"User {row[0]} in {folder / SEQUENCES} has not one split (0, 1, 2, ascending) an item; the folder is damaged.")
+        yield UserSequence(row[0], tuple(item_ids), (None,) * len(item_ids), tuple(map(int, digits)))
 
 
 def _sequences(folder: Path) -> Iterator[UserSequence]:

@@ -1,7 +1,7 @@
 """The data set that a benchmark is told by its folder, and the settings that go with it.
 
 movielens                                 MovieLens-100K, as the quickstart has it
-a folder that went through D3's protocol  items.txt.gz with samples and interactions, or with sequences (d3_folder.py here)
+a folder with a split of its own          items.txt.gz with samples and interactions, or with sequences (d3_folder.py here)
 a folder of raw Amazon files              meta_CATEGORY.json.gz and CATEGORY_5.json.gz of the 2018 release: the protocol is applied here
 """
 
@@ -17,6 +17,8 @@ from benchmarks.d3_folder import convert
 from benchmarks.result import target
 from jobs import prepare_data
 from l2d_ray.config import RunConfig, load_config
+from l2d_ray.data.card import read_card
+from l2d_ray.errors import ConfigError
 
 MOVIELENS: Final = Path("movielens")
 """In the place of a folder: MovieLens-100K."""
@@ -41,25 +43,40 @@ def config_file(folder: Path) -> str:
 
 
 def run_config(folder: Path, run_dir: Path, overrides: Sequence[str]) -> RunConfig:
-    """Settings of the file for that data set, with the run's data in place."""
-    raw = [f"data.path={folder}", f"data.name={folder.name}"] if is_raw_amazon(folder) else []
+    """Settings of the file for that data set, with the run's data in place; data that other settings prepared are refused."""
+    categories = raw_categories(folder)
+    raw = [f"data.path={json.dumps(str(folder))}", f"data.name={json.dumps(folder.resolve().name)}"] if categories else []
     config = load_config(["--config", config_file(folder), f"run_dir={run_dir}", *raw, *overrides])
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    if folder != MOVIELENS and not raw:
+    if folder != MOVIELENS and not categories:
         convert(folder, config.data_dir, users_per_part=config.data.users_per_part)
     elif not config.data_dir.is_dir():
         prepare_data.main(config)
+    else:
+        _check_prepared(config)
     return config
 
 
-def is_raw_amazon(folder: Path) -> bool:
-    return any(folder.glob("meta_*.json*"))
+def _check_prepared(config: RunConfig) -> None:
+    there, wanted = read_card(config.data_dir).settings, config.data.model_dump(mode="json")
+    moved = {"start_time"} if config.data.least_items is not None else set()
+    differing = sorted(name for name in wanted.keys() - moved if there.get(name) != wanted[name])
+    if differing:
+        raise ConfigError(f"{config.data_dir} was prepared with another data.{differing[0]}; choose another --run-dir, or remove it.")
+
+
+def raw_categories(folder: Path) -> list[str]:
+    """Categories whose raw files of the 2018 release the folder holds; none of a folder that went through the protocol already."""
+    if (folder / "items.txt.gz").is_file():
+        return []
+    paths = [*folder.glob("meta_*.json"), *folder.glob("meta_*.json.gz")]
+    return sorted({path.name.removeprefix("meta_").split(".")[0] for path in paths})
 
 
 def paper_targets(folder: Path, data_dir: Path) -> dict[str, dict[str, Any]]:
-    """Whether raw Amazon files gave the sizes that the paper states, one row more or less; nothing for other data."""
-    categories = sorted(path.name.removeprefix("meta_").split(".")[0] for path in folder.glob("meta_*.json*"))
-    stated = next((CATEGORY_TO_PAPER[category] for category in categories if category in CATEGORY_TO_PAPER), None)
-    card = {} if stated is None else json.loads((data_dir / "card.json").read_text())
-    sizes = {} if stated is None else vars(stated)
-    return {f"{name} off the paper's {size:,}": target(abs(card[name] - size), 1, at_most=True) for name, size in sizes.items()}
+    """Whether the raw files of one Amazon category gave the sizes that the paper states, one row more or less; nothing for other data."""
+    categories = raw_categories(folder)
+    if len(categories) != 1 or categories[0] not in CATEGORY_TO_PAPER:
+        return {}
+    card, stated = read_card(data_dir), vars(CATEGORY_TO_PAPER[categories[0]])
+    return {f"{name} off the paper's {size:,}": target(abs(getattr(card, name) - size), 1, at_most=True) for name, size in stated.items()}

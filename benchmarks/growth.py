@@ -26,7 +26,7 @@ from l2d_ray.config import load_config
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, or movielens")
+    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, raw Amazon files, or movielens")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all runs that differ")
     parser.add_argument("--epochs", type=_numbers, default=None, help="numbers of epochs, separated by commas")
     parser.add_argument("--widths", type=_numbers, default=None, help="hidden sizes, separated by commas")

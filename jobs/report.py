@@ -47,7 +47,7 @@ def main(config: RunConfig, seconds: dict[str, float] | None = None) -> dict[str
 
 
 def examples(config: RunConfig, loaded: LoadedRun) -> tuple[Example, ...]:
-    """Test requests with the default decoder's items, each explained by what that decoder read: pairs, and samples where it has entries."""
+    """Test requests with the default decoder's items, each with the pairs that its decoder read and its nearest samples."""
     decoder, catalogue = loaded.decoder, loaded.catalogue
     requests = draw_test_requests(config, catalogue, NUM_EXAMPLES)
     queries = decoder.encode(requests.histories)

@@ -35,12 +35,12 @@ class DataConfig(Section):
     interactions: str | None = Field(None, description="table and amazon: file, folder or URI of the interactions (or reviews).")
     items: str | None = Field(None, description="table and amazon: file, folder or URI of the items (or item metadata).")
     min_rating: float | None = Field(4.0, description="Interactions rated lower are dropped; none keeps all.")
-    start_time: int | None = Field(None, description="Interactions before this Unix time (seconds) are dropped.")
-    end_time: int | None = Field(None, description="Interactions at or after this Unix time (seconds) are dropped.")
+    start_time: int | None = Field(None, lt=10**11, description="Interactions before this Unix time (seconds) are dropped.")
+    end_time: int | None = Field(None, lt=10**11, description="Interactions at or after this Unix time (seconds) are dropped.")
     least_items: int | None = Field(
         None,
         ge=1,
-        description="start_time moves back a year, again and again, until this many items are left or nothing earlier is (the D3 protocol: "
+        description="start_time moves back a year, again and again, until so many items are left or nothing is earlier (the D3 protocol: "
         "10,000); none: it stays.",
     )
     drop_duplicates: bool = Field(
@@ -48,6 +48,11 @@ class DataConfig(Section):
     )
     k_core: int = Field(5, ge=0, description="Users and items with fewer interactions are dropped, again and again until none is left.")
     max_title_words: int = Field(20, ge=1, description="Items whose title has more words are dropped (the D3 protocol).")
+    title_rule: Literal["strict", "d3"] = Field(
+        "strict",
+        description="Which titles are usable. d3: to the letter of the D3 protocol, which keeps some page debris, counts a double space as "
+        "a word, and drops an item if one of its rows has no usable title.",
+    )
     history_length: int = Field(10, ge=1, description="Items a prompt in the instruction format shows; the data card counts with it.")
     split: Literal["global-time", "leave-one-out"] = Field("global-time", description="How samples are cut into train, valid, test.")
     valid_fraction: float = Field(0.1, gt=0, lt=0.5, description="Share of samples for validation (global-time).")
@@ -56,8 +61,11 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _a_window_can_widen(self) -> DataConfig:
-        if self.least_items is not None and self.start_time is None:
-            raise ValueError("least_items moves start_time back, but there is none; give start_time, or leave least_items out")
+        if self.least_items is not None and (self.start_time is None or not self.k_core):
+            raise ValueError(
+                f"least_items ({self.least_items}) moves start_time ({self.start_time}) back until the k-core (k_core {self.k_core}) "
+                "has so many items; give a start_time and a k_core above 0, or set least_items to null"
+            )
         return self
 
 

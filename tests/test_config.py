@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from l2d_ray.config import RunConfig, TrainConfig, load_config, parse_config
+from l2d_ray.config import DataConfig, RunConfig, TrainConfig, load_config, parse_config
 from l2d_ray.errors import ConfigError
 
 
@@ -117,6 +117,14 @@ def test_a_relative_run_directory_becomes_absolute_but_not_inside_a_submitted_jo
     with pytest.raises(ConfigError, match="run_dir is 'runs/x', a path inside the submitted copy"):
         parse_config({"run_dir": "runs/x"})
     assert parse_config({"run_dir": str(tmp_path)}).run_dir == tmp_path
+
+
+@pytest.mark.parametrize("settings", [{"least_items": 10}, {"least_items": 10, "start_time": 1, "k_core": 0}])
+def test_a_time_window_that_cannot_widen_is_refused(settings):
+    with pytest.raises(ValidationError, match=r"least_items \(10\) moves start_time"):
+        DataConfig.model_validate(settings)
+    with pytest.raises(ValidationError, match="less than 100000000000"):
+        DataConfig.model_validate({"start_time": 1_506_816_000_000})
 
 
 def test_windows_that_cannot_move_on_are_refused():

@@ -180,7 +180,8 @@ def _sweep(name: str, result: Mapping[str, Any]) -> list[str]:
     sweep = result["memory_sweep"]
     return [
         "### How much of the memory is needed",
-        f"On the latest {sweep['num_samples']:,} validation samples, settings as tuned on the whole memory; {SWEEP_METRIC}.",
+        f"On {sweep['num_samples']:,} validation samples, the latest where times are known; settings as tuned on the whole memory; "
+        f"{SWEEP_METRIC}.",
         tables.sweep_table(result, SWEEP_METRIC),
         f"![{SWEEP_METRIC} against the share of the memory that is kept]({name}-memory.svg)",
     ]
@@ -190,8 +191,8 @@ def _ablations(result: Mapping[str, Any]) -> list[str]:
     found, again = result["ablations"], result["ablations"]["rerank"]
     return [
         "### What was tried beyond",
-        f"On the latest {found['num_samples']:,} validation samples. Of each variant the best of its candidates, so that many candidates "
-        "flatter it; the first row is what was tuned.",
+        f"On {found['num_samples']:,} validation samples, the latest where times are known. Of each variant the best of its candidates, so "
+        "that many candidates flatter it; the first row is what was tuned.",
         tables.ablation_table(result),
         f"The first {again['num_reranked']} ranked again with the likelihood of their titles, on {again['num_samples']} of these samples:",
         tables.rerank_table(result),

@@ -3,8 +3,9 @@
 What is kept, as an order of all entries of which a beginning is taken (counts, and with them the prior, are those of what is kept):
 
 - ``random``;
-- ``recent``: the latest interactions first;
-- ``capped``: every item's latest entry first, then every item's second, and so on: a cap per item that fits the size;
+- ``recent``: the latest interactions first; left out where no time is known;
+- ``capped``: every item's latest entry first (any where no time is known), then every item's second, and so on: a cap per item that
+  fits the size;
 - ``herded``: of every item the same share, in the greedy order in which the mean of what is kept follows the item's mean
   (Welling 2009; Rebuffi et al. 2017, arXiv 1611.07725).
 """
@@ -84,7 +85,8 @@ def sweep_memory(bench: Bench, split: EncodedSplit) -> dict[str, Any]:
     decoders = list(bench.inputs.run.decoder.decoders)
     depends = [bench.decoder_key, decoders, len(split), bench.options.seed]
     found: dict[str, Any] = {}
-    for name in ORDERS:
+    knows_times = bool((bench.inputs.entries.timestamps >= 0).any())
+    for name in (name for name in ORDERS if knows_times or name != "recent"):
         found[name] = bench.store.record(f"sweep-{name}", depends, partial(_swept, bench, split, name))
     whole = bench.store.record("sweep-whole", depends, lambda: _scored(bench, split, np.arange(len(bench.inputs.entries))))
     return {

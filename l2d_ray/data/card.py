@@ -48,7 +48,7 @@ class DataCard:
     num_duplicates: int  # exact repetitions of (user, item, timestamp),
     num_outside_core: int  # outside the k-core
     num_items_without_title: int  # rows of the items table whose title cannot be used
-    settings: Mapping[str, Any]  # the data section of the run's configuration
+    settings: Mapping[str, Any]  # the data section of the run's configuration, with the start_time that the window came to
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from l2d_ray.data.catalogue import Catalogue
-from l2d_ray.data.titles import clean_title, is_usable
+from l2d_ray.data.titles import TitleRule, usable_title
 from l2d_ray.errors import DataError
 from l2d_ray.schema import ITEMS
 
@@ -31,27 +31,28 @@ class RawItem:
 
 @dataclass(frozen=True)
 class CleanItems:
-    """Items of one file with a usable title (schema ITEMS, file order), and how many rows had none."""
+    """Items of one file with a usable title (schema ITEMS, file order), how many rows had none, and the items of these rows."""
 
     table: pa.Table
     num_without_usable_title: int
+    refused: frozenset[str] = frozenset()
 
 
-def clean_items(rows: Iterable[RawItem], *, max_title_words: int) -> CleanItems:
+def clean_items(rows: Iterable[RawItem], *, max_title_words: int, title_rule: TitleRule) -> CleanItems:
     """Clean the titles of a stream of items and keep the usable ones, in order."""
+    refused: list[str] = []
     item_ids: list[str] = []
     titles: list[str] = []
     attributes: list[str] = []
-    num_dropped = 0
     for row in rows:
-        title = clean_title(row.title)
-        if not is_usable(title, max_words=max_title_words):
-            num_dropped += 1
+        title = usable_title(row.title, max_words=max_title_words, rule=title_rule)
+        if not title:
+            refused.append(row.item_id)
             continue
         item_ids.append(row.item_id)
         titles.append(title)
         attributes.append(json.dumps(dict(row.attributes), sort_keys=True, ensure_ascii=False, default=str))
-    return CleanItems(pa.table([item_ids, titles, attributes], schema=ITEMS), num_dropped)
+    return CleanItems(pa.table([item_ids, titles, attributes], schema=ITEMS), len(refused), frozenset(refused))
 
 
 def merge_items(tables: Sequence[pa.Table], *, first_title_wins: bool) -> pa.Table:

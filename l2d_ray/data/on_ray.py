@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.exceptions import RayTaskError
 from tqdm import tqdm
@@ -46,6 +47,7 @@ from l2d_ray.data.staging import (
     sort_partition,
     stage_file,
 )
+from l2d_ray.data.titles import TitleRule
 from l2d_ray.data.whole import whole_folder
 from l2d_ray.errors import ConfigError, DataError, L2DError
 
@@ -67,10 +69,10 @@ def prepare(config: DataConfig, destination: Path, *, num_partitions: int | None
         scratch = folder / "scratch"
         scratch.mkdir()
         source = _open_source(config, scratch / "raw")
-        items, num_items_without_title = _read_items(source, config.max_title_words)
+        items, num_items_without_title = _read_items(source, config)
         item_ids = items["item_id"].combine_chunks()
         core = _core_of_window(source, item_ids, config, scratch, num_partitions)
-        staged, filtered, config = core.staged, core.filtered, core.config
+        staged, filtered = core.staged, core.filtered
         groups = list(staged.run(group_partition, "grouping by user", ray.put(core.item_is_alive), k=config.k_core))
         settings = PartSettings(_find_cuts(config, groups, staged, filtered), filtered.has_timestamps, config.history_length)
         summary = _write_parts(groups, staged, item_ids, settings, config.users_per_part, sequences_dir=folder / "sequences")
@@ -80,7 +82,7 @@ def prepare(config: DataConfig, destination: Path, *, num_partitions: int | None
             CardCounts(filtered, core.num_duplicates, num_items_without_title, groups, summary),
             catalogue.titles,
             name=config.name,
-            settings=config.model_dump(mode="json"),
+            settings=core.config.model_dump(mode="json"),
         )
         (folder / CARD_NAME).write_text(card.to_json())
         shutil.rmtree(scratch)
@@ -110,7 +112,7 @@ class Partitions:
 
 @dataclass(frozen=True)
 class Core:
-    """The k-core of the interactions inside the window of ``config``, staged."""
+    """The k-core of the interactions inside the window of ``config``, whose start_time is the one that the window came to, staged."""
 
     config: DataConfig
     staged: Partitions
@@ -130,10 +132,13 @@ def _core_of_window(source: Source, item_ids: pa.Array, config: DataConfig, scra
         num_duplicates = sum(staged.run(sort_partition, "sorting", **flags))
         core = Core(config, staged, filtered, num_duplicates, _core_items(len(item_ids), config.k_core, staged))
         num_items, start_time = int(core.item_is_alive.sum()), config.start_time
-        if start_time is None or num_items >= (config.least_items or 0) or not filtered.num_before_window:
+        if start_time is None or config.least_items is None or num_items >= config.least_items:
             return core
-        since = f"{datetime.fromtimestamp(start_time, UTC):%Y-%m-%d}"
-        tqdm.write(f"{num_items:,} items since {since}, wanted {config.least_items:,}: from a year earlier.", file=sys.stderr)
+        found = f"{num_items:,} items since {datetime.fromtimestamp(start_time, UTC):%Y-%m-%d}, wanted {config.least_items:,}"
+        if not filtered.num_before_window or start_time <= 0:
+            tqdm.write(f"{found}: there is nothing earlier.", file=sys.stderr)
+            return core
+        tqdm.write(f"{found}: from a year earlier.", file=sys.stderr)
         config = config.model_copy(update={"start_time": a_year_before(start_time)})
         shutil.rmtree(staged.folder)
 
@@ -175,20 +180,24 @@ def _open_source(config: DataConfig, scratch_dir: Path) -> Source:
     return open_table(config.interactions, config.items)
 
 
-def _read_items(source: Source, max_title_words: int) -> tuple[pa.Table, int]:
+def _read_items(source: Source, config: DataConfig) -> tuple[pa.Table, int]:
     """All items with a usable title (schema ITEMS, ascending), and how many rows have none."""
-    files = list(_run(_clean_file, "reading items", [(source, path, max_title_words) for path in source.item_files]))
+    calls = [(source, path, config.max_title_words, config.title_rule) for path in source.item_files]
+    files = list(_run(_clean_file, "reading items", calls))
     items = merge_items([file.table for file in files], first_title_wins=source.first_title_wins)
+    if config.title_rule == "d3":  # one row without a usable title takes out the item, whatever the others say
+        refused = set().union(*(file.refused for file in files))
+        items = items.filter(pc.invert(pc.is_in(items["item_id"], pa.array(sorted(refused), pa.string()))))
     if not items.num_rows:
         raise DataError(
-            f"No item of {', '.join(source.item_files[:3])} has a usable title (at most {max_title_words} words); "
+            f"No item of {', '.join(source.item_files[:3])} has a usable title (at most {config.max_title_words} words); "
             "correct the titles or raise data.max_title_words."
         )
     return items, sum(file.num_without_usable_title for file in files)
 
 
-def _clean_file(source: Source, path: str, max_title_words: int) -> CleanItems:
-    return clean_items(source.read_items(path), max_title_words=max_title_words)
+def _clean_file(source: Source, path: str, max_title_words: int, title_rule: TitleRule) -> CleanItems:
+    return clean_items(source.read_items(path), max_title_words=max_title_words, title_rule=title_rule)
 
 
 def _stage(source: Source, item_ids: pa.Array, config: DataConfig, staged: Partitions) -> FilterCounts:

@@ -287,8 +287,8 @@ def _examples(data: ReportData) -> str:
     if not data.examples:
         return ""
     note = (
-        "Requests of the test split. Under each item: the items of the history after which users took it, with the share of each in what "
-        "such pairs say, and the training samples nearest to the request whose target it was, by distance."
+        "Requests of the test split. Under each item: those of the history's items that did most for it, since users took it after them, "
+        "with their shares of all that such pairs say; and the training samples nearest to the request whose target it was, by distance."
     )
     articles = "".join(_example(example) for example in data.examples)
     return f'<section id="examples"><h2>Real recommendations</h2><p class="note">{note}</p>{articles}</section>'

@@ -87,7 +87,10 @@ def test_no_filter_keeps_everything_with_a_title():
     assert not passed.counts.has_timestamps
 
 
-@pytest.mark.parametrize(("filters", "setting"), [(Filters(4.0, None, None), "min_rating"), (Filters(None, 1, None), "start_time")])
+@pytest.mark.parametrize(
+    ("filters", "setting"),
+    [(Filters(4.0, None, None), "min_rating"), (Filters(None, 1, None), "start_time"), (Filters(None, None, 1), "end_time")],
+)
 def test_a_filter_without_its_column_is_refused(filters, setting):
     with pytest.raises(ConfigError, match=f"data.{setting}"):
         filter_interactions(_rows(("u", "a", None, None)), filters, _index)

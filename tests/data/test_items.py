@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2d_ray.data.items import RawItem, clean_items, merge_items
-from l2d_ray.data.titles import clean_title, is_usable
+from l2d_ray.data.titles import clean_title, usable_title
 from l2d_ray.errors import DataError
 from l2d_ray.schema import ITEMS
 
@@ -38,16 +38,29 @@ def test_a_clean_title_is_one_line_without_outer_or_double_spaces(raw):
 
 
 def test_usable_titles_have_two_characters_and_few_words():
-    assert is_usable("a b c", max_words=3)
-    assert not is_usable("a b c d", max_words=3)
-    assert not is_usable("X", max_words=3)
-    assert not is_usable("", max_words=3)
+    def usable(raw, rule="strict"):
+        return usable_title(raw, max_words=3, rule=rule)
+
+    assert [usable(raw) for raw in ("a b c", " a  b c ", "a b c d", "X", "", None)] == ["a b c", "a b c", "", "", "", ""]
+    script = "var a = 1; (new Date()).getTime();"
+    assert usable_title(script, max_words=20, rule="strict") == ""
+    assert usable_title(script, max_words=20, rule="d3") == script
+    assert [usable(raw, "d3") for raw in ("a b c", " a b c ", "a  b c", "Tom &amp; Jerry", "X", "<span id=1>", None)] == [
+        "a b c",
+        "a b c",
+        "",
+        "Tom & Jerry",
+        "",
+        "",
+        "",
+    ]
 
 
 def test_clean_items_keeps_order_and_counts_what_it_drops():
     rows = [RawItem("b", "Two", {"year": 2}), RawItem("x", None, {}), RawItem("a", " One &amp; ", {})]
-    cleaned = clean_items(rows, max_title_words=20)
+    cleaned = clean_items(rows, max_title_words=20, title_rule="strict")
     assert cleaned.num_without_usable_title == 1
+    assert cleaned.refused == {"x"}
     assert cleaned.table.to_pylist() == [
         {"item_id": "b", "title": "Two", "attributes": '{"year": 2}'},
         {"item_id": "a", "title": "One &", "attributes": "{}"},

@@ -141,6 +141,14 @@ def test_card_counts_what_was_dropped(toy, tmp_path):
     assert not (tmp_path / "data" / "scratch").exists()
 
 
+def test_duplicates_are_kept_where_they_are_wanted(toy, tmp_path):
+    *_, folder = toy
+    without = prepare(_toy_config(folder / "csv", k_core=0), tmp_path / "without")
+    kept = prepare(_toy_config(folder / "csv", k_core=0, drop_duplicates=False), tmp_path / "kept")
+    assert kept.num_duplicates == 0 < without.num_duplicates
+    assert kept.num_interactions == without.num_interactions + without.num_duplicates
+
+
 def test_csv_parquet_and_json_lines_give_the_same(toy, tmp_path):
     *_, folder = toy
     for suffix in ("csv", "parquet", "jsonl"):
@@ -163,6 +171,8 @@ def test_the_window_opens_a_year_earlier_until_enough_items_are_left(tmp_path):
     alone = prepare(config.model_copy(update={"start_time": _time(2015)}), tmp_path / "alone")
     assert alone.num_interactions == cards[3].num_interactions == 24
     assert _parts(tmp_path / "alone") == _parts(tmp_path / "3")
+    empty = config.model_copy(update={"start_time": _time(2019), "end_time": _time(2020), "least_items": 1})
+    assert prepare(empty, tmp_path / "empty").settings["start_time"] == _time(2017)
     assert a_year_before(_time(2016, 2, 29)) == _time(2015, 2, 28)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2d_ray.decode.paired import NUM_RECENT, Evidence, PairLookup, older_items, recent_items
+from l2d_ray.decode.paired import NUM_RECENT, Evidence, PairLookup, PairReason, older_items, recent_items, shares_of
 from l2d_ray.decode.restriction import ascending
 from l2d_ray.decode.search import SearchRequest, ShardSearcher, available_decoders, search_shards
 from l2d_ray.decode.settings import DecoderName, DecoderSettings
@@ -50,6 +50,8 @@ def test_evidence_by_hand():
     told = PairLookup(pairs, np.array([2, 3])).reasons(recent_items([0, "unknown", 1]), 0.6, np.array([1, 2, 3]))
     assert {item: [term.item_index for term in terms] for item, terms in told.items()} == {2: [1, 0], 3: [1]}
     assert [term.amount for term in told[2]] == pytest.approx([similarity[1, 2], 0.6**2 * similarity[0, 2]])
+    assert shares_of([PairReason(1, 3.0), PairReason(0, 1.0)]) == [0.75, 0.25]
+    assert shares_of([]) == []
     nothing = PairLookup(pairs, np.array([2, 3])).evidence(recent_items(["unknown", 99]), 0.6)
     assert (nothing.item_indexes.tolist(), nothing.amounts.tolist()) == ([], [])
     joined = Evidence.joined([Evidence(np.array([3]), np.array([0.5])), Evidence(np.array([1]), np.array([0.25]))])
