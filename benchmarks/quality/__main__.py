@@ -1,13 +1,14 @@
 """Every system of the field on one protocol, with its cost, and what the memory is worth.
 
     python -m benchmarks.quality data/amazon_Video_Games_2015 [--small] [--run-dir runs/NAME] [--rows popularity,l2d-w,default]
-        [--grids quick|full] [--seeds 3] [--language-samples 1000] [--samples N] [key=value ...]
+        [--grids quick|full] [--seeds 3] [--model-seeds 1] [--language-samples 1000] [--samples N] [key=value ...]
 
 The folder went through the D3 protocol already, as for benchmarks.amazon_mini: a finished run directory of that benchmark (same settings)
 is not computed again. Or it holds raw Amazon files (2018 release: meta_Video_Games.json.gz and Video_Games_5.json.gz), which are brought
 through the protocol; the sizes that the paper states are then targets too. ``movielens`` in its place is MovieLens-100K, as the quickstart
 has it. Everything is tuned on validation, test is scored once. Each result is kept below RUN_DIR/quality, so the benchmark can be
-interrupted and goes on where it was; delete a file there to have it made anew.
+interrupted and goes on where it was; delete a file there to have it made anew. With --model-seeds the language model is trained and the
+decoders are tuned with other seeds too, below RUN_DIR/seed-N, which takes as long again for each.
 
 To publish a run: keep the printed line as benchmarks/results/quality-NAME.json, then ``python -m benchmarks.quality.report``.
 """
@@ -30,7 +31,7 @@ from benchmarks.quality.grids import NAME_TO_GRIDS, QUICK, SMALL
 from benchmarks.quality.inputs import read_inputs
 from benchmarks.quality.living import living_memory, retrained_rows
 from benchmarks.quality.rows import all_rows, chosen_names
-from benchmarks.quality.scoring import score_row
+from benchmarks.quality.scoring import decoder_metrics, score_row
 from benchmarks.quality.store import Store, rounded
 from benchmarks.quality.summary import row_figures, setting, targets_of
 from benchmarks.quality.sweep import sweep_memory
@@ -48,13 +49,22 @@ SMALL_OPTIONS = Options(SMALL, beams=(1, 4), language_samples=50, cost_requests=
 def main() -> None:
     options = _parser().parse_intermixed_args()
     run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
-    small = SMALL_RUN if options.small else []
-    config = run_config(options.folder, run_dir, [*small, *options.overrides])
-    finished = run_stages(TUNED_RUN, config)
+    overrides = [*(SMALL_RUN if options.small else []), *options.overrides]
     max_samples = options.samples or (SMALL_SAMPLES if options.small else None)
-    bench = make_bench(config, _options(options, config), max_samples=max_samples)
+
+    def run_of(config: RunConfig) -> tuple[Bench, dict[str, FinishedStage]]:
+        finished = run_stages(TUNED_RUN, config)
+        return make_bench(config, _options(options, config), max_samples=max_samples), finished
+
+    config = run_config(options.folder, run_dir, overrides)
+    bench, finished = run_of(config)
+    names = chosen_names(bench.rows, options.rows)
     num_seeds = options.seeds or (1 if options.small else NUM_SEEDS)
-    figures = measure(bench, chosen_names(bench.rows, options.rows), seeds=range(1, num_seeds), config=config)
+    figures = measure(bench, names, seeds=range(1, num_seeds), config=config)
+    for seed in range(1, options.model_seeds):
+        again, _ = run_of(run_config(options.folder, run_dir / f"seed-{seed}", [*overrides, f"seed={config.seed + seed}"]))
+        for name, metrics in decoder_metrics(again, names).items():
+            figures["rows"][name]["seeds"][str(seed)] = metrics
     is_small = options.small or options.samples is not None or options.grids == "small"
     head = {"small": is_small, "data": options.folder.name, "grids": options.grids or ("small" if options.small else "quick")}
     targets = targets_of(options.folder.name, figures) | paper_targets(options.folder, config.data_dir)
@@ -119,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", default=None, help="rows to do, separated by commas; all by default")
     parser.add_argument("--grids", choices=list(NAME_TO_GRIDS), default=None, help="what is tried on validation; quick by default")
     parser.add_argument("--seeds", type=int, default=None, help="seeds of the trained rows, the tuned one (0) included; 3 by default")
+    parser.add_argument("--model-seeds", type=int, default=1, help="seeds of the language model, the run's own included; 1 by default")
     parser.add_argument("--language-samples", type=int, default=None, help="test samples for rows that write titles; 1,000 by default")
     parser.add_argument("--samples", type=int, default=None, help="at most so many validation and test samples; all by default")
     return parser

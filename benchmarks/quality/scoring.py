@@ -107,6 +107,12 @@ def seed_metrics(bench: Bench, name: str, seeds: Sequence[int]) -> dict[str, Any
     }
 
 
+def decoder_metrics(bench: Bench, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Unmasked means of those of the rows that are decoders of ours: what a run with another seed gives."""
+    decoders = [name for name in names if bench.rows[name].family == "decoder"]
+    return {name: dict(score_row(bench, name).record["unmasked"]["metrics"]) for name in decoders}
+
+
 def differences(first: ScoredRow, other: ScoredRow, *, num_bootstrap: int, seed: int) -> dict[str, dict[str, float]]:
     """(first - other) in recall, unmasked, paired over the samples of ``other``, which must be among those of ``first``."""
     places = np.searchsorted(first.rows, other.rows)

@@ -13,7 +13,7 @@ from benchmarks.quality.ablations import VARIANTS, Ablation
 from benchmarks.quality.fusion import Joining, joinings
 from benchmarks.quality.inputs import Entries, drawn
 from benchmarks.quality.rows import chosen_names
-from benchmarks.quality.scoring import RankedOnce, score_row
+from benchmarks.quality.scoring import RankedOnce, decoder_metrics, score_row
 from benchmarks.quality.store import Store, rounded
 from benchmarks.quality.summary import FOLDER_TO_WANTED, targets_of
 from benchmarks.quality.sweep import ORDERS, herding
@@ -79,6 +79,13 @@ def test_the_default_decoder_is_the_tuned_one(figures):
 def test_trained_rows_have_other_seeds(figures):
     with_seeds = {name for name, row in figures["rows"].items() if row["seeds"]}
     assert with_seeds == {"sasrec", "gru4rec", "alpharec", "id-head", "id-head-whitened"}
+
+
+def test_of_another_seed_of_the_model_only_the_decoders_are_scored(bench, figures):
+    found = decoder_metrics(bench, list(bench.rows))
+    assert set(found) >= {"l2d-g", "l2d-l", "l2d-w", "l2d-p", "default"}
+    assert not set(found) & {"sasrec", "id-head", "bigrec-1"}
+    assert found == {name: figures["rows"][name]["unmasked"]["metrics"] for name in found}
 
 
 def test_the_living_memory_is_for_rows_that_need_no_retraining(figures):
