@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.folders import run_config
-from benchmarks.result import arguments, print_result, target
+from benchmarks.folders import folder_arguments, run_config
+from benchmarks.result import print_result, target
 from jobs import evaluate
 from jobs.quickstart import TUNED_RUN
 from jobs.stages import Stage, run_stages
@@ -38,9 +38,7 @@ EVALUATE_TEST = Stage("evaluate_test", evaluate_on("test"), ("evaluate",), ("eva
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, raw Amazon files, or movielens")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ")
+    parser = folder_arguments(__doc__)
     options = parser.parse_intermixed_args()
     run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
     small = SMALL if options.small else []

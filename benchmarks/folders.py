@@ -8,13 +8,14 @@ a folder of raw Amazon files              meta_CATEGORY.json.gz and CATEGORY_5.j
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.d3_folder import convert
-from benchmarks.result import target
+from benchmarks.result import arguments, target
 from jobs import prepare_data
 from l2d_ray.config import RunConfig, load_config
 from l2d_ray.data.card import read_card
@@ -35,6 +36,14 @@ class Sizes:
 
 CATEGORY_TO_PAPER: Final = {"CDs_and_Vinyl": Sizes(21_347, 14_239, 148_685), "Video_Games": Sizes(34_089, 11_037, 201_613)}
 """The sizes that arXiv 2509.11524 states."""
+
+
+def folder_arguments(description: str | None) -> ArgumentParser:
+    """``result.arguments`` with the folder and settings that differ, which ``parse_intermixed_args`` takes after options too."""
+    parser = arguments(description)
+    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, raw Amazon files, or movielens")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ")
+    return parser
 
 
 def config_file(folder: Path) -> str:

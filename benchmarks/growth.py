@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.amazon_mini import EVALUATE_VALID, SMALL
-from benchmarks.folders import config_file, run_config
+from benchmarks.folders import config_file, folder_arguments, run_config
 from benchmarks.quality.report_tables import GROWTH_SYSTEMS
 from benchmarks.quality.store import rounded
-from benchmarks.result import arguments, print_result, target
+from benchmarks.result import print_result, target
 from jobs.quickstart import TUNED_RUN
 from jobs.stages import run_stages
 from l2d_ray.cluster import connect
@@ -25,9 +25,7 @@ from l2d_ray.config import load_config
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, raw Amazon files, or movielens")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all runs that differ")
+    parser = folder_arguments(__doc__)
     parser.add_argument("--epochs", type=_numbers, default=None, help="numbers of epochs, separated by commas")
     parser.add_argument("--widths", type=_numbers, default=None, help="hidden sizes, separated by commas")
     options = parser.parse_intermixed_args()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.amazon_mini import SMALL as SMALL_RUN
-from benchmarks.folders import paper_targets, run_config
+from benchmarks.folders import folder_arguments, paper_targets, run_config
 from benchmarks.quality.ablations import ablations
 from benchmarks.quality.bench import Bench, Options, say
 from benchmarks.quality.cost import measure_cost
@@ -35,7 +35,7 @@ from benchmarks.quality.scoring import decoder_metrics, score_row
 from benchmarks.quality.store import Store, rounded
 from benchmarks.quality.summary import row_figures, setting, targets_of
 from benchmarks.quality.sweep import sweep_memory
-from benchmarks.result import arguments, print_result
+from benchmarks.result import print_result
 from jobs.quickstart import TUNED_RUN
 from jobs.stages import FinishedStage, run_stages
 from l2d_ray.config import RunConfig
@@ -123,9 +123,7 @@ def _model(finished: dict[str, FinishedStage]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, raw Amazon files, or movielens")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the run that differ")
+    parser = folder_arguments(__doc__)
     parser.add_argument("--rows", default=None, help="rows to do, separated by commas; all by default")
     parser.add_argument("--grids", choices=list(NAME_TO_GRIDS), default=None, help="what is tried on validation; quick by default")
     parser.add_argument("--seeds", type=int, default=None, help="seeds of the trained rows, the tuned one (0) included; 3 by default")

@@ -108,18 +108,17 @@ def reasons(shard: Shard, request: ReasonsRequest) -> Reasons:
     return Reasons(tuple(_reasons_of(shard, query, items, request.count) for query, items in per_query))
 
 
-def nearest_entries_of_item(shards: Iterable[Shard], query: NDArray[np.float32], item_index: int, count: int) -> list[NearEntry]:
-    """The item's entries nearest to a query (d,), by (distance, sample_id); all of them are in one shard."""
-    for shard in shards:
-        positions = shard.positions_of_item(item_index)
-        if len(positions):
-            distances = np.sqrt(squared_distances(query, shard.vectors_at(positions)))
-            ids = shard.sample_ids_at(positions)
-            order = np.lexsort((ids, distances))[:count]
-            return [NearEntry(int(ids[i]), float(distances[i])) for i in order]
-    return []
+def nearest_entries_of_item(shard: Shard, query: NDArray[np.float32], item_index: int, count: int) -> list[NearEntry]:
+    """The item's entries nearest to a query (d,), by (distance, sample_id); none where the item is another shard's."""
+    positions = shard.positions_of_item(item_index)
+    if not len(positions):
+        return []
+    distances = np.sqrt(squared_distances(query, shard.vectors_at(positions)))
+    ids = shard.sample_ids_at(positions)
+    order = np.lexsort((ids, distances))[:count]
+    return [NearEntry(int(ids[i]), float(distances[i])) for i in order]
 
 
 def _reasons_of(shard: Shard, query: NDArray[np.float32], items: NDArray[np.int64], count: int) -> dict[int, tuple[NearEntry, ...]]:
-    found = {int(item): tuple(nearest_entries_of_item([shard], query, int(item), count)) for item in items}
+    found = {int(item): tuple(nearest_entries_of_item(shard, query, int(item), count)) for item in items}
     return {item: entries for item, entries in found.items() if entries}

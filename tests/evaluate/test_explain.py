@@ -21,7 +21,7 @@ def test_the_items_nearest_live_entries_over_segments_and_tombstones(tmp_path, c
     for item in range(NUM_ITEMS):
         mine = {i: np.frombuffer(vector, dtype=np.float16) for i, (item_id, _, vector) in rows.items() if item_id == f"item-{item:02d}"}
         distances = np.sqrt(squared_distances(query, np.stack(list(mine.values()))))
-        found = nearest_entries_of_item(shards, query, item, count)
+        found = [entry for shard in shards for entry in nearest_entries_of_item(shard, query, item, count)]
         expected = sorted(zip(distances.tolist(), mine, strict=True))[:count]
         assert [(entry.distance, entry.sample_id) for entry in found] == expected
-    assert nearest_entries_of_item(shards, query, NUM_ITEMS, count) == []
+    assert [nearest_entries_of_item(shard, query, NUM_ITEMS, count) for shard in shards] == [[]] * len(shards)
