@@ -16,7 +16,7 @@ AUDIT_VENV := $(VENV)/audit
 CONFIG ?= jobs/configs/quickstart.yaml
 ARGS ?=
 TEST_WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 TITLES ?= Toy Story (1995)|Star Wars (1977)|Fargo (1996)
 
 .PHONY: install quickstart serve recommend test test-fast check audit format clean

@@ -43,8 +43,8 @@ from l2d_ray.schema import TRAIN
 from l2d_ray.text.harvest import harvest
 from l2d_ray.text.packing import pad_batch
 from l2d_ray.text.prompts import TokenIds, tokenize_titles
-from l2d_ray.train.batches import packed_batches, training_texts
-from l2d_ray.train.loss import CompletionLoss, TrainingText, make_batch
+from l2d_ray.train.batches import TrainingText, packed_batches, training_texts
+from l2d_ray.train.loss import CompletionLoss, make_batch
 from l2d_ray.train.weights import parameter_groups
 
 LAST, PLAIN_BATCH = 10, 64

@@ -22,7 +22,7 @@ from l2d_ray.model.loading import LanguageModel, make_mini, save_checkpoint
 from l2d_ray.schema import TEST, TRAIN, VALID
 from l2d_ray.text.harvest import harvest
 from l2d_ray.text.prompts import PromptSettings, TokenWindow, tokenize_titles
-from l2d_ray.train.loss import TrainingText
+from l2d_ray.train.batches import TrainingText
 
 NUM_ITEMS = 20
 TITLES = tuple(

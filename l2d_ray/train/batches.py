@@ -7,18 +7,36 @@ fill and on the mean length over all data, and shuffles the batches. Workers wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from l2d_ray.data.sequences import UserSequence
 from l2d_ray.text.harvest import completion_windows
 from l2d_ray.text.packing import split_balanced
 from l2d_ray.text.prompts import PromptFormat, TokenIds
-from l2d_ray.train.loss import TrainingText
 
 BUFFER_WINDOWS = 16384
 """Texts shuffled together: a few megabytes of token ids."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingText:
+    """One text to learn from.
+
+    Attributes:
+        token_ids: (t,) int32.
+        loss_start: ``token_ids[loss_start:]`` are predicted.
+        state_indexes: (s,) int32, ascending: tokens whose state belongs to a sample.
+        target_items: (s,) int32: item_index of each sample's target.
+    """
+
+    token_ids: TokenIds
+    loss_start: int
+    state_indexes: NDArray[np.int32]
+    target_items: NDArray[np.int32]
 
 
 def training_texts(

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from l2d_ray.train.loss import TrainingBatch, TrainingText, make_batch
+from l2d_ray.train.batches import TrainingText
+from l2d_ray.train.loss import TrainingBatch, make_batch
 
 
 class Engine(Protocol):

@@ -14,33 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from l2d_ray.text.packing import pad_batch
 from l2d_ray.text.prompts import TokenIds
+from l2d_ray.train.batches import TrainingText
 
 ROWS_PER_PROJECTION = 2048
 """Tokens projected onto the vocabulary at once: bounds memory with vocabularies of 10^5 and more."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainingText:
-    """One text to learn from.
-
-    Attributes:
-        token_ids: (t,) int32.
-        loss_start: ``token_ids[loss_start:]`` are predicted.
-        state_indexes: (s,) int32, ascending: tokens whose state belongs to a sample.
-        target_items: (s,) int32: item_index of each sample's target.
-    """
-
-    token_ids: TokenIds
-    loss_start: int
-    state_indexes: NDArray[np.int32]
-    target_items: NDArray[np.int32]
 
 
 @dataclass(frozen=True)

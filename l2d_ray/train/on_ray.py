@@ -31,13 +31,13 @@ from ray.train.torch import TorchTrainer
 from torch.utils.tensorboard import SummaryWriter
 from transformers.utils import logging as hf_logging
 
-from l2d_ray.data.sequences import part_paths, sequences_from_arrow
+from l2d_ray.data.sequences import part_paths, read_part
 from l2d_ray.errors import DataError
 from l2d_ray.schema import TRAIN, VALID
 from l2d_ray.text.prompts import PromptFormat, TokenIds
-from l2d_ray.train.batches import batches_per_epoch, packed_batches, training_texts
+from l2d_ray.train.batches import TrainingText, batches_per_epoch, packed_batches, training_texts
 from l2d_ray.train.loop import train_epoch, validate
-from l2d_ray.train.loss import CompletionLoss, TrainingText
+from l2d_ray.train.loss import CompletionLoss
 from l2d_ray.train.progress import ProgressBoard, Snapshot, shown
 from l2d_ray.train.settings import deepspeed_settings, learning_rate_factor
 from l2d_ray.train.weights import load_for_training, parameter_groups, save_plain_model
@@ -93,17 +93,20 @@ def texts_dataset(data_dir: Path, split: int, *, item_id_to_title: dict[str, Tok
     """Rows with the fields of TrainingText: the texts of a split, put together by Ray Data tasks and kept in the object store."""
     known = ray.put((item_id_to_title, {item_id: index for index, item_id in enumerate(item_id_to_title)}))
 
-    def to_texts(table: pa.Table) -> pa.Table:
+    def to_texts(batch: dict[str, Any]) -> pa.Table:
+        (path,) = batch["path"]
         titles, indexes = ray.get(known)
         made = (
             training_texts(sequence, split, item_id_to_title=titles, item_id_to_index=indexes, prompts=prompts)
-            for sequence in sequences_from_arrow(table)
+            for sequence in read_part(Path(path))
         )
         texts = [text for of_user in made for text in of_user]
         return pa.table({name: pa.array([getattr(text, name) for text in texts], type=kind) for name, kind in TEXT_COLUMNS.items()})
 
-    paths = [str(path) for path in part_paths(data_dir)]
-    texts = ray.data.read_parquet(paths).map_batches(to_texts, batch_format="pyarrow", batch_size=None).materialize()
+    paths = part_paths(data_dir)
+    # Not read_parquet, which starts up to 32 processes that look at the files' footers first.
+    parts = ray.data.from_items([{"path": str(path)} for path in paths], override_num_blocks=len(paths))
+    texts = parts.map_batches(to_texts, batch_size=1).materialize()
     if not texts.count():
         raise DataError(f"No user under {data_dir} has two interactions in the {('training', 'validation')[split]} split; use more data.")
     return texts
@@ -166,10 +169,14 @@ def _read_board(board: Any, num_lines_read: int) -> Snapshot | None:
 
 def _size(texts: Dataset) -> tuple[int, float]:
     """Number of texts and their mean length in tokens."""
-    lengths = texts.map_batches(
-        lambda t: pa.table({"length": pa.compute.list_value_length(t["token_ids"])}), batch_format="pyarrow", batch_size=None
-    )
-    return texts.count(), float(lengths.mean("length"))
+
+    def counted(table: pa.Table) -> pa.Table:
+        lengths = pa.compute.list_value_length(table["token_ids"])
+        return pa.table({"tokens": [pa.compute.sum(lengths, min_count=0).as_py()]})
+
+    blocks = texts.map_batches(counted, batch_format="pyarrow", batch_size=None)
+    num_texts = texts.count()
+    return num_texts, sum(row["tokens"] for row in blocks.iter_rows()) / num_texts
 
 
 def _train_worker(given: dict[str, Any]) -> None:

@@ -36,6 +36,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 KILL_TIMEOUT_S = 180
+NUM_MANY = 80
+"""Shards that take a build so long that it is killed before they are all done."""
 QUERIES = np.random.default_rng(9).normal(size=(4, DIM)).astype(np.float32)
 
 
@@ -78,14 +80,14 @@ def test_what_goes_wrong_in_a_task_arrives_as_its_sentence(memory, tmp_path):
     assert not (tmp_path / "index" / MANIFEST).exists()
 
 
-def test_a_killed_driver_leaves_the_old_index_and_its_sealed_shards(tmp_path):
+def test_a_killed_driver_leaves_its_sealed_shards_to_the_next_build(tmp_path):
     """The job itself is killed once the first of many shards is sealed."""
     run = build_toy_run(tmp_path)
     address = f"ray.address={ray.get_runtime_context().gcs_address}"
-    command = [sys.executable, "-m", "jobs.build_index", f"run_dir={tmp_path}", "device=cpu", "index.device=cpu", "index.num_shards=200"]
-    plan = plan_index(run.memory, 200, tmp_path / "index")
+    command = [sys.executable, "-m", "jobs.build_index", f"run_dir={tmp_path}", "device=cpu", "index.device=cpu"]
+    plan = plan_index(run.memory, NUM_MANY, tmp_path / "index")
     with (tmp_path / "driver.log").open("w") as log:
-        driver = subprocess.Popen([*command, address], cwd=ROOT, stdout=log, stderr=log)
+        driver = subprocess.Popen([*command, f"index.num_shards={NUM_MANY}", address], cwd=ROOT, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + KILL_TIMEOUT_S
             while not any(plan.shard_dir(0).parent.glob(f"*/{SUMMARY}")):
@@ -97,8 +99,8 @@ def test_a_killed_driver_leaves_the_old_index_and_its_sealed_shards(tmp_path):
         assert driver.wait() == -signal.SIGKILL
     assert not (tmp_path / "index" / MANIFEST).exists()
     sealed = {path: path.stat().st_mtime_ns for path in plan.shard_dir(0).parent.glob(f"*/{SUMMARY}")}
-    assert 0 < len(sealed) < 200
-    assert build_index(run.memory, 200, tmp_path / "index").action == "built"
+    assert 0 < len(sealed) < NUM_MANY
+    assert build_index(run.memory, NUM_MANY, tmp_path / "index").action == "built"
     assert {path: path.stat().st_mtime_ns for path in sealed} == sealed
     assert entries_of(open_built(tmp_path / "index")) == rows_of(run.memory)
 

@@ -50,11 +50,11 @@ def write_table(folder: Path) -> dict[str, object]:
     return {"source": "table", "name": "walks", "k_core": 2, "users_per_part": 16, **places}
 
 
-def make_config(run_dir: Path, data: dict[str, object], *, num_epochs: int) -> RunConfig:
+def make_config(run_dir: Path, data: dict[str, object]) -> RunConfig:
     return toy_config(
         run_dir,
         data=data,
-        train={"num_epochs": num_epochs, "batch_tokens": 128, "learning_rate": 0.01},
+        train={"num_epochs": 2, "batch_tokens": 128, "learning_rate": 0.01},
         decoder={"num_neighbors": [20, 100], "shrinkages": [0.1], "prior_weights": [0.0, 1.0], "half_lives_days": [0, 30]},
         evaluate={"num_bootstrap": 100, "speed_k": 5, "speed_beams": 3, "speed_requests": 3, "speed_batch": 2, "language_samples": 4},
     )
@@ -67,7 +67,7 @@ def stage_lines(stderr: str) -> dict[str, bool]:
 
 
 def test_the_whole_line_then_nothing_again_then_what_changed(tmp_path, capsys):
-    config = make_config(tmp_path / "run", write_table(tmp_path / "raw"), num_epochs=2)
+    config = make_config(tmp_path / "run", write_table(tmp_path / "raw"))
     run(lambda _: quickstart.main(config), argv=[])
     captured = capsys.readouterr()
     result = json.loads(captured.out.splitlines()[-1])
@@ -107,7 +107,10 @@ def test_the_whole_line_then_nothing_again_then_what_changed(tmp_path, capsys):
     assert Memory.open(config.memory_uri).version == manifest.memory_version == own.version
     assert (manifest.half_life_s, manifest.reference_time) == (12_345, 1000)
 
-    fewer = quickstart.main(make_config(config.run_dir, config.data.model_dump(), num_epochs=1))
-    assert stage_lines(capsys.readouterr().err) == {name: name == "prepare_data" for name in STAGES}
-    assert fewer["num_memory_entries"] == len(Memory.open(config.memory_uri)) == result["num_memory_entries"]
-    assert len(json.loads((config.checkpoint_dir / "training.json").read_text())) == 1
+    wider = config.decoder.model_copy(update={"num_neighbors": (20, 100, 300)})
+    changed = quickstart.main(config.model_copy(update={"decoder": wider}))
+    redone = STAGES[STAGES.index("tune_decoder") :]
+    assert stage_lines(capsys.readouterr().err) == {name: name not in redone for name in STAGES}
+    assert changed["num_memory_entries"] == len(Memory.open(config.memory_uri)) == result["num_memory_entries"]
+    tried = json.loads((config.run_dir / "stages" / "tune_decoder.json").read_text())["result"]["trials"]
+    assert {trial["num_neighbors"] for trial in tried} >= {20, 100, 300}

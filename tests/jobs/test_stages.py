@@ -1,9 +1,12 @@
 """Stages: done once for their settings and what came before, dropped and redone when those change, resumed when interrupted."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from jobs import quickstart
 from jobs.stages import Stage, run_stages
 from l2d_ray.config import RunConfig
 
@@ -69,3 +72,37 @@ def test_a_stage_whose_result_is_gone_runs_again(jobs, config):
     (config.run_dir / "second").unlink()
     run_stages(stages_of(jobs), config)
     assert [job.runs for job in jobs] == [1, 2]
+
+
+def quickstart_stages_done(config: RunConfig) -> list[str]:
+    """Run the quickstart's stages with jobs that only write their outputs, and find none there; returns which of them ran."""
+    done = []
+
+    def job(stage: Stage, config: RunConfig) -> dict[str, str]:
+        done.append(stage.name)
+        for path in (config.run_dir / output for output in stage.outputs):
+            assert not path.exists()
+            path.mkdir(parents=True)
+        return {}
+
+    run_stages([replace(stage, main=partial(job, stage)) for stage in quickstart.STAGES], config)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"data": {"k_core": 3}}, "prepare_data"),
+        ({"train": {"num_epochs": 1}}, "train"),
+        ({"memory": {"num_workers": 3}}, "build_memory"),
+        ({"index": {"num_shards": 3}}, "build_index"),
+        ({"decoder": {"num_neighbors": (7,)}}, "tune_decoder"),
+        ({"evaluate": {"num_bootstrap": 7}}, "evaluate"),
+    ],
+)
+def test_the_quickstart_does_what_changed_and_all_after_it_again(config, changes, first):
+    names = [stage.name for stage in quickstart.STAGES]
+    assert quickstart_stages_done(config) == names
+    assert quickstart_stages_done(config) == []
+    changed = {section: getattr(config, section).model_copy(update=values) for section, values in changes.items()}
+    assert quickstart_stages_done(config.model_copy(update=changed)) == names[names.index(first) :]

@@ -1,6 +1,7 @@
 """jobs.update_memory and jobs.memory on a real Ray cluster: what is appended equals what is built at once, and the history says it all."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +32,19 @@ def ray_cluster():
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    write_toy_data(folder / "data")
+    save_checkpoint(tiny_model(), folder / "checkpoint")
+    build_memory.main(toy_config(folder))
+    return folder
+
+
 @pytest.fixture
-def run_dir(tmp_path) -> Path:
-    write_toy_data(tmp_path / "data")
-    save_checkpoint(tiny_model(), tmp_path / "checkpoint")
-    build_memory.main(toy_config(tmp_path))
-    return tmp_path
+def run_dir(built: Path, tmp_path: Path) -> Path:
+    """A copy of a run with its memory."""
+    return Path(shutil.copytree(built, tmp_path / "run"))
 
 
 def vectors_of(memory: Memory) -> dict[int, np.ndarray]:

@@ -88,15 +88,14 @@ def shipped(tiny_run, cluster: Cluster) -> dict[str, Any]:
 
 
 def deploy(cluster: Cluster, config: dict[str, Any], status: str, message: str = "") -> None:
-    """Return once ``serve status`` says so of the application."""
+    """Return once Serve says so of the application."""
     path = cluster.folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     done = cluster.run("serve", "deploy", str(path), "--address", cluster.dashboard)
     assert done.returncode == 0, done.stdout + done.stderr
     deadline = time.monotonic() + DEPLOY_S
     while True:
-        shown = cluster.run("serve", "status", "--address", cluster.dashboard)
-        application = (yaml.safe_load(shown.stdout) or {}).get("applications", {}).get("l2d_ray", {"status": shown.stderr, "message": ""})
+        application = cluster.get("/api/serve/applications/")["applications"]["l2d_ray"]
         if application["status"] == status and message in application["message"]:
             return
         assert time.monotonic() < deadline, application
@@ -118,7 +117,8 @@ def test_it_answers_as_the_oracle_and_ray_itself_wants_a_token(tiny_run, cluster
     history = [tiny_run.catalogue.item_ids[index] for index in (3, 8)]
     assert ids_served(url, history) == tiny_run.expected_ids([3, 8], 5)
     assert httpx.get(f"{cluster.dashboard}/api/serve/applications/").status_code == 401
-    assert httpx.get(f"{cluster.dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    shown = cluster.run("serve", "status", "--address", cluster.dashboard)
+    assert yaml.safe_load(shown.stdout)["applications"]["l2d_ray"]["status"] == "RUNNING"
 
 
 NOT_YET = {"partial_answers", "unanswered", "retried_calls", "failed_updates", "updated_memory_version", "update_seconds"}
@@ -165,10 +165,9 @@ def test_what_cannot_come_up_says_why_and_the_old_one_goes_on(
     tiny_run, cluster: Cluster, shipped: dict[str, Any], url: str, other_checkpoint: Path
 ):
     history = [tiny_run.catalogue.item_ids[index] for index in (3, 8)]
-    for changed, said in (({"num_neighbours": 3}, "num_neighbours"), ({"checkpoint_dir": str(other_checkpoint)}, "fingerprint")):
-        config = json.loads(json.dumps(shipped))
-        config["applications"][0]["args"] |= changed
-        deploy(cluster, config, "DEPLOY_FAILED", said)
-        assert ids_served(url, history) == tiny_run.expected_ids([3, 8], 5)
+    config = json.loads(json.dumps(shipped))
+    config["applications"][0]["args"]["checkpoint_dir"] = str(other_checkpoint)
+    deploy(cluster, config, "DEPLOY_FAILED", "fingerprint")
+    assert ids_served(url, history) == tiny_run.expected_ids([3, 8], 5)
     deploy(cluster, shipped, "RUNNING")
     assert ids_served(url, history) == tiny_run.expected_ids([3, 8], 5)

@@ -9,8 +9,7 @@ from l2d_ray.data.sequences import iter_sequences
 from l2d_ray.schema import TRAIN, VALID
 from l2d_ray.text.prompts import SequencePrompts
 from l2d_ray.train import batches as batches_module
-from l2d_ray.train.batches import batches_per_epoch, packed_batches, training_texts
-from l2d_ray.train.loss import TrainingText
+from l2d_ray.train.batches import TrainingText, batches_per_epoch, packed_batches, training_texts
 from tests.toys import toy_catalogue, write_toy_data
 
 BLANK = np.zeros(0, dtype=np.int32)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from l2d_ray.text.prompts import SequencePrompts
+from l2d_ray.train.batches import TrainingText
 from l2d_ray.train.loop import train_epoch, validate
-from l2d_ray.train.loss import CompletionLoss, TrainingText, make_batch
+from l2d_ray.train.loss import CompletionLoss, make_batch
 from tests.toys import tiny_model, training_texts_of
 
 PROMPTS = SequencePrompts((1,), 9, window_items=6, min_history=2)

@@ -7,7 +7,8 @@ from torch import nn
 
 from l2d_ray.text.prompts import SequencePrompts
 from l2d_ray.train import loss as loss_module
-from l2d_ray.train.loss import CompletionLoss, TrainingText, make_batch
+from l2d_ray.train.batches import TrainingText
+from l2d_ray.train.loss import CompletionLoss, make_batch
 from tests.toys import tiny_model, training_texts_of
 
 PROMPTS = SequencePrompts((1,), 9, window_items=4, min_history=1)
