@@ -16,8 +16,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- figures: python -m benchmarks.readme_figures --write -->", "<!-- end of figures -->"
 SYSTEMS = ("popularity", "item-knn", "l2d-g", "l2d-l", "l2d-w", "l2d-p")
 QUALITY_ROWS = (
-    *("popularity", "item-knn", "session-knn", "sasrec", "gru4rec", "alpharec", "bigrec-4", "gpt4rec", "d3-20", "d3-sasrec-20", "id-head"),
-    *("l2d-g", "l2d-l", "l2d-w", "default", "l2d-w+both"),
+    *("popularity", "item-knn", "session-knn", "sasrec", "gru4rec", "alpharec", "bigrec-4", "gpt4rec", "d3-20", "d3-sasrec-20"),
+    *("id-head", "id-head-whitened", "l2d-g", "l2d-l", "l2d-w", "default", "l2d-w+both"),
 )
 QUALITY_COLUMNS = ("recall@10", "recall@20", "recall@50", "ndcg@10")
 COLUMNS = ("recall@10", "recall@20", "recall@50", "recall@100", "ndcg@10")
@@ -103,12 +103,17 @@ def _quality(path: Path) -> str:
 
 def _cold_start() -> str:
     result = read("cold_start")
-    cold, warm = (result["test"]["bounded"][kind]["recall@50"] for kind in ("cold", "warm"))
-    nearest, lost = result["test"]["nearest titles"]["cold"]["recall@50"], result["targets"]["warm recall@50 lost"]["measured"]
+    lost, test = result["targets"]["warm recall@50 lost"]["measured"], result["test"]
+
+    def both(system: str, kind: str) -> str:
+        return " / ".join(f"{test[system][kind][metric]:.3f}" for metric in ("recall@20", "recall@50"))
+
     return (
         f"Cold start ({result['data']}, {result['share']:.0%} of the items hidden from fine-tuning and memory, recommended by their titles "
-        f"alone): Recall@50 of hidden targets {cold:.3f}, of the others {warm:.3f} ({lost:.1%} of it is the price); nearest titles reach "
-        f"{nearest:.3f}, popularity 0. Test split, {result['num_cold_samples']['test']} of {result['num_test_samples']:,} samples are cold."
+        f"alone): Recall@20 / @50 of hidden targets {both('bounded', 'cold')}, of the others {both('bounded', 'warm')} ({lost:.1%} of the "
+        f"latter is the price). Nearest titles alone reach {both('nearest titles', 'cold')} and {both('nearest titles', 'warm')}, "
+        f"popularity 0 of the hidden ones. Test split, {result['num_cold_samples']['test']} of {result['num_test_samples']:,} samples are "
+        f"cold."
     )
 
 

@@ -24,6 +24,7 @@ from jobs.cli import run
 from jobs.inputs import load_run
 from l2d_ray.baselines.item_knn import ItemKnn, tune_item_knn
 from l2d_ray.baselines.popularity import Popularity
+from l2d_ray.baselines.tuning import ValidationSamples
 from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 from l2d_ray.data.sequences import iter_sequences, part_paths
@@ -68,7 +69,7 @@ def main(config: RunConfig) -> dict[str, Any]:
 
 def baseline_rankers(train_sequences: list[list[int]], num_items: int, valid: EvaluationSamples) -> dict[str, Ranker]:
     """Popularity, and item-kNN with the settings that are best on validation."""
-    tuned = tune_item_knn(train_sequences, num_items, histories=valid.histories, targets=valid.targets)
+    tuned = tune_item_knn(train_sequences, num_items, validation=ValidationSamples(valid.histories, valid.targets))
     return {
         "popularity": Popularity(train_sequences, num_items).rank,
         "item-knn": ItemKnn(train_sequences, num_items, tuned.settings).rank,

@@ -118,7 +118,7 @@ def make_grids(settings: DecoderConfig, half_lives_s: tuple[int | None, ...]) ->
         cold_count=settings.cold_counts,
         pair_weight=settings.pair_weights,
         pair_scale=settings.pair_scales,
-        pair_decay=settings.pair_decays,
+        pair_recency_power=settings.pair_recency_powers,
         repeat_weight=settings.repeat_weights,
     )
 

@@ -196,10 +196,10 @@ class DecoderConfig(Section):
         description="Weights of log(1 + scale * evidence of item pairs); empty: no paired decoder is tried.",
     )
     pair_scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (25.0, 100.0, 400.0, 1600.0), min_length=1, description="Scales of the evidence of item pairs."
+        (6.0, 25.0, 100.0, 400.0), min_length=1, description="Scales of the evidence of item pairs."
     )
-    pair_decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.6, 0.7, 0.8), description="What an item of the history says by its pairs, next to the one that came after it."
+    pair_recency_powers: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0.5, 0.7, 1.0), description="Powers delta: what an item of the history says by its pairs is worth (1 + its age)^-delta."
     )
     repeat_weights: tuple[float, ...] = Field(
         (-160.0, -80.0, -40.0, -20.0, -10.0, 10.0),

@@ -7,6 +7,7 @@ samples the best of many is flattered, so a gain of a few thousandths is none. N
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -19,7 +20,7 @@ from torch import nn
 
 from benchmarks.quality import variants
 from benchmarks.quality.bench import Bench, say
-from benchmarks.quality.inputs import drawn
+from benchmarks.quality.inputs import Inputs, drawn, pooled_with
 from benchmarks.quality.variants import FloatArray, IntArray, Neighborhoods
 from l2d_ray.config import DecoderConfig
 from l2d_ray.decode.linear import RepresentedItems, ScoreShifts, WhitenedRule
@@ -28,15 +29,18 @@ from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.evaluate.metrics import metric_means
 from l2d_ray.evaluate.queries import EncodedSplit
 from l2d_ray.memory.statistics import NO_DECAY, Decay, ItemStatistics, PooledStatistics, statistics_of
+from l2d_ray.memory.titles import TitleStates
 from l2d_ray.model.encoder import Encoder
 from l2d_ray.model.title_likelihood import title_log_likelihoods
 from l2d_ray.schema import TRAIN, VALID
+from l2d_ray.text.prompts import title_prompts
 
 METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@20")
 NUM_NEIGHBORS: Final = (100, 500)
 WIDTHS: Final = (0.1, 0.2, 0.4)
 WEIGHTS: Final = (0.1, 0.25, 0.5, 1.0)
 RERANKED: Final = 50
+RERANK_WEIGHTS: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 NOTHING_OLDER: Final = np.zeros(0, np.int64)
 NO_EVIDENCE: Final = Evidence(np.zeros(0, np.int64), np.zeros(0))
 Candidate = tuple[dict[str, Any], Callable[[], FloatArray]]
@@ -168,7 +172,7 @@ def _without_decay(ablation: Ablation) -> Iterator[Candidate]:
 
 def _binned(ablation: Ablation) -> Iterator[Candidate]:
     """Items cut by count into bins of as many entries."""
-    for num, shrinkage in product((2, 3), (0.01, 0.03, 0.1)):
+    for num, shrinkage in product((2, 3), _shrinkages(ablation)):
         yield {"num_bins": num, "shrinkage": shrinkage}, partial(_binned_scores, ablation, num, shrinkage)
 
 
@@ -189,8 +193,13 @@ def _binned_scores(ablation: Ablation, num: int, shrinkage: float) -> FloatArray
     )
 
 
+def _shrinkages(ablation: Ablation) -> list[float]:
+    """Where the covariance is another one: the tuned shrinkage, and others."""
+    return sorted({0.01, 0.03, 0.1, ablation.settings.shrinkage})
+
+
 def _other_states(change: Callable[[Any], None]) -> Callable[[Ablation], Iterator[Candidate]]:
-    """The whole method on other states of the same model: memory and queries encoded again."""
+    """The whole method on other states of the same model: memory, titles and queries encoded again."""
 
     def candidates(ablation: Ablation) -> Iterator[Candidate]:
         inputs = ablation.bench.inputs
@@ -202,16 +211,23 @@ def _other_states(change: Callable[[Any], None]) -> Callable[[Ablation], Iterato
         entries = inputs.entries
         mine = vectors[order[np.searchsorted(sample_ids[order], entries.sample_ids)]].astype(np.float16)
         statistics = statistics_of(entries.item_indexes, mine, entries.timestamps, decay=inputs.decay)
-        pooled, queries = PooledStatistics.of([statistics]), inputs.encode(encoder, VALID)[1][ablation.rows]
-        for shrinkage in (0.003, 0.01, 0.03, 0.1):
-            rule = WhitenedRule.of(pooled, replace(ablation.settings, shrinkage=shrinkage, cold_count=None))
-            items = rule.represent(statistics)
+        titles = None if inputs.titles is None else _encoded_titles(inputs, encoder, inputs.titles.item_indexes)
+        pooled, queries = pooled_with(statistics, titles), inputs.encode(encoder, VALID)[1][ablation.rows]
+        for shrinkage in _shrinkages(ablation):
+            rule = WhitenedRule.of(pooled, replace(ablation.settings, shrinkage=shrinkage))
+            items = rule.represent(statistics, titles)
             yield (
                 {"shrinkage": shrinkage},
                 partial(variants.whitened_scores, queries, items, rule.precision, ablation.num_items),
             )
 
     return candidates
+
+
+def _encoded_titles(inputs: Inputs, encoder: Encoder, item_indexes: IntArray) -> TitleStates:
+    writer = inputs.run.decoder.writer
+    prompts = title_prompts([writer.titles[item] for item in item_indexes.tolist()], writer.prompts)
+    return TitleStates(item_indexes, encoder.encode(prompts).astype(np.float16))
 
 
 def _without_final_norm(model: Any) -> None:
@@ -295,10 +311,10 @@ def _first_tokens(ablation: Ablation) -> Iterator[Candidate]:
 
 
 def _item_pairs(ablation: Ablation) -> Iterator[Candidate]:
-    """The paired decoder, over the grid that it is tuned on."""
+    """The paired decoder over the weights and scales that it is tuned on, older items weighing as by default, repeats as any item."""
     statistics, grid = ablation.statistics, DecoderConfig()
     lookup = PairLookup(ablation.bench.inputs.train.pairs(statistics, num_items=ablation.num_items), statistics.item_indexes)
-    evidence = [lookup.evidence(recent_items(history), DecoderSettings.pair_decay) for history in ablation.split.samples.histories]
+    evidence = [lookup.evidence(recent_items(history), DecoderSettings.pair_recency_power) for history in ablation.split.samples.histories]
     for weight, scale in product(grid.pair_weights, grid.pair_scales):
         settings = DecoderSettings(pair_weight=weight, pair_scale=scale)
         shifts = [of_query.shifts(NOTHING_OLDER, settings) for of_query in evidence]
@@ -374,19 +390,20 @@ VARIANTS: Final[dict[str, Callable[[Ablation], Iterator[Candidate]]]] = {
 
 
 def _reranked(ablation: Ablation) -> dict[str, Any]:
-    """The first of the whitened decoder ranked again by the titles' likelihood, on few samples, and what that costs."""
+    """The first of the whitened decoder ranked again by the titles' likelihood, on few samples, and the seconds that it takes."""
     say("ablation: re-ranking by title likelihood")
     bench, inputs = ablation.bench, ablation.bench.inputs
     chosen = drawn(len(ablation.rows), bench.options.language_samples, seed=bench.options.seed)
     writer, model = inputs.run.decoder.writer, inputs.language_model.model.eval()
-    likelihoods = np.full((len(chosen), ablation.num_items), variants.EXCLUDED)
+    likelihoods, started = np.full((len(chosen), ablation.num_items), variants.EXCLUDED), time.perf_counter()
     for place, row in enumerate(chosen.tolist()):
         first = np.argsort(-ablation.base[row], kind="stable")[:RERANKED]
         prompt = writer.write(ablation.split.samples.histories[row])
         likelihoods[place, first] = title_log_likelihoods(model, prompt, [writer.titles[i] for i in first], writer.prompts.terminator_id)
+    per_thousand = 1000 * (time.perf_counter() - started) / len(chosen)
     base, targets = ablation.log_base[chosen], ablation.targets[chosen]
-    found: dict[str, Any] = {"num_samples": len(chosen), "num_reranked": RERANKED}
-    for name, scores in [("before", base), *((f"weight {w:g}", base + np.float32(w) * likelihoods) for w in (0.1, 0.25, 0.5, 1.0))]:
+    found: dict[str, Any] = {"num_samples": len(chosen), "num_reranked": RERANKED, "seconds_per_1000": per_thousand}
+    for name, scores in [("before", base), *((f"weight {w:g}", base + np.float32(w) * likelihoods) for w in RERANK_WEIGHTS)]:
         metrics = metric_means(variants.ranks_of(scores, targets))
         found[name] = {metric: metrics[metric] for metric in METRICS}
     return found

@@ -69,7 +69,7 @@ class Row:
     Attributes:
         fit: tunes and fits.
         refit: the system with these settings and another seed; None where nothing is random.
-        extend: the system with these settings given the validation samples too, without retraining; None where it must retrain.
+        extend: the same given the validation samples too, without retraining or tuning; None where it must retrain.
         retrain: the system trained anew with the validation samples, for the living memory's second table.
         grid_names: fields of ``Grids`` that decide what is fitted.
         made_of: what else decides it: the data alone, the fine-tuned model too, or the memory and the decoder's settings as well.
@@ -79,7 +79,7 @@ class Row:
     family: Family
     fit: Callable[[Bench], Fitted]
     refit: Callable[[Bench, Any, int], Baseline | StateSystem] | None = None
-    extend: Callable[[Bench, Any], Baseline | StateSystem | DecoderSystem] | None = None
+    extend: Callable[[Bench, Fitted], Baseline | StateSystem | DecoderSystem] | None = None
     retrain: Callable[[Bench, Fitted], Baseline | StateSystem] | None = None
     grid_names: tuple[str, ...] = ()
     made_of: Literal["data", "model", "decoder"] = "decoder"

@@ -35,7 +35,7 @@ from l2d_ray.evaluate.metrics import ndcg_values
 
 SMALL: Final = 1e-3
 """Share of all evidence that an item without any is taken to have."""
-WEIGHTS: Final = (0.0, 0.3, 0.8, 2.0, 5.0, 10.0)
+WEIGHTS: Final = (0.0, 0.3, 0.8, 2.0, 5.0, 10.0, 20.0, 40.0)
 SHARES: Final = (0.0, 0.2, 0.4, 0.6, 0.8)
 STRENGTHS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 TEMPERING: Final = (1.0, 0.2, 0.1, 0.05)

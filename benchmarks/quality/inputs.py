@@ -111,13 +111,18 @@ class Inputs:
 
     def pooled(self, statistics: ItemStatistics) -> PooledStatistics:
         """Of a memory with these statistics, with its title map."""
-        found = PooledStatistics.of([statistics])
-        return found if self.titles is None else replace(found, title_map=TitleMap.fit([statistics.titled(self.titles)]))
+        return pooled_with(statistics, self.titles)
 
     def encode(self, encoder: Encoder, split: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """sample_ids and states (n, d) of all samples of a split, in the order of the users."""
         found = _harvested(self.run, self.data_dir, split)
         return np.array([target.sample_id for target in found.targets], np.int64), encoder.encode_windows(found.windows)
+
+
+def pooled_with(statistics: ItemStatistics, titles: TitleStates | None) -> PooledStatistics:
+    """Of a memory with these statistics, with its title map where there are titles."""
+    found = PooledStatistics.of([statistics])
+    return found if titles is None else replace(found, title_map=TitleMap.fit([statistics.titled(titles)]))
 
 
 def read_inputs(config: RunConfig, cache_dir: Path, *, max_samples: int | None = None) -> Inputs:

@@ -27,22 +27,19 @@ def popularity(bench: Bench) -> Fitted:
     )
 
 
-def living_popularity(bench: Bench, half_life: float | None) -> Popularity:
+def living_popularity(bench: Bench, fitted: Fitted) -> Popularity:
     data = bench.inputs.until_valid
-    return Popularity(data.items, bench.inputs.num_items, half_life, times=data.known_times)
+    return Popularity(data.items, bench.inputs.num_items, fitted.settings, times=data.known_times)
 
 
 def item_knn(bench: Bench) -> Fitted:
-    samples = bench.validation
-    return bench.timed(
-        lambda: tune_item_knn(
-            bench.train, bench.inputs.num_items, histories=samples.histories, targets=samples.targets, grid=bench.grids.item_knn
-        )
-    )
+    times, steps = bench.inputs.train.known_times, bench.grids.item_knn
+    return bench.timed(lambda: tune_item_knn(bench.train, bench.inputs.num_items, validation=bench.validation, times=times, steps=steps))
 
 
-def living_item_knn(bench: Bench, settings: Any) -> ItemKnn:
-    return ItemKnn(bench.inputs.until_valid.items, bench.inputs.num_items, settings)
+def living_item_knn(bench: Bench, fitted: Fitted) -> ItemKnn:
+    data = bench.inputs.until_valid
+    return ItemKnn(data.items, bench.inputs.num_items, fitted.settings, times=data.known_times)
 
 
 def session_knn(bench: Bench) -> Fitted:
@@ -52,9 +49,9 @@ def session_knn(bench: Bench) -> Fitted:
     )
 
 
-def living_session_knn(bench: Bench, settings: Any) -> SessionKnn:
+def living_session_knn(bench: Bench, fitted: Fitted) -> SessionKnn:
     data: Interactions = bench.inputs.until_valid
-    return SessionKnn(data.items, bench.inputs.num_items, settings, last_times=data.last_times)
+    return SessionKnn(data.items, bench.inputs.num_items, fitted.settings, last_times=data.last_times)
 
 
 def bm25(bench: Bench) -> Fitted:
@@ -107,6 +104,12 @@ def alpharec_again(bench: Bench, settings: Any, seed: int) -> AlphaRec:
     return AlphaRec(bench.train, bench.space.vectors, again, validation=bench.validation, device=bench.inputs.run.device)
 
 
+def living_alpharec(bench: Bench, fitted: Fitted) -> AlphaRec:
+    """The new interactions are new edges."""
+    assert isinstance(fitted.system, AlphaRec)
+    return fitted.system.extended(bench.inputs.until_valid.items)
+
+
 ITEM_ROWS: Final = {
     "popularity": Row("items", popularity, extend=living_popularity, grid_names=("half_lives_s",), made_of="data"),
     "item-knn": Row("items", item_knn, extend=living_item_knn, grid_names=("item_knn",), made_of="data"),
@@ -114,5 +117,5 @@ ITEM_ROWS: Final = {
     "bm25": Row("items", bm25, grid_names=("bm25",), made_of="data"),
     "sasrec": sequence_row(fit_sasrec, "sasrec"),
     "gru4rec": sequence_row(fit_gru4rec, "gru4rec"),
-    "alpharec": Row("items", alpharec, alpharec_again, grid_names=("alpharec",), made_of="model"),
+    "alpharec": Row("items", alpharec, alpharec_again, extend=living_alpharec, grid_names=("alpharec",), made_of="model"),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
@@ -26,17 +27,16 @@ def bigrec(bench: Bench, *, num_beams: int) -> Fitted:
 
 
 def gpt4rec(bench: Bench) -> Fitted:
-    """BM25 as the row bm25 was tuned; the number of queries on the few validation samples."""
+    """BM25 as the row bm25 was tuned; queries and what each adds on the few validation samples."""
     words = bench.fitted("bm25").settings
     index = Bm25Index(bench.inputs.run.catalogue.titles, k1=words.k1, b=words.b)
 
-    def fit(num_queries: int) -> Gpt4Rec:
-        return Gpt4Rec(bench.title_writer, index, bench.counts, Gpt4RecSettings(num_queries=num_queries))
+    def fit(settings: Mapping[str, int]) -> Gpt4Rec:
+        return Gpt4Rec(bench.title_writer, index, bench.counts, Gpt4RecSettings(**settings))
 
-    chosen = _chosen(bench, "gpt4rec-tuning", bench.grids.num_queries, fit)
-    num_queries = int(chosen["best"])
-    settings = {"num_queries": num_queries, "k1": words.k1, "b": words.b}
-    return Fitted(fit(num_queries), settings, _tried(chosen), chosen["fit_s"], bench.num_language_parameters)
+    chosen = _chosen(bench, "gpt4rec-tuning", tuple(asdict(settings) for settings in bench.grids.gpt4rec), fit)
+    settings = {**chosen["best"], "k1": words.k1, "b": words.b}
+    return Fitted(fit(chosen["best"]), settings, _tried(chosen), chosen["fit_s"], bench.num_language_parameters)
 
 
 def d3(bench: Bench, *, num_beams: int) -> Fitted:
@@ -67,7 +67,7 @@ def d3_assisted(bench: Bench, *, num_beams: int) -> Fitted:
 def language_rows(beams: tuple[int, ...]) -> dict[str, Row]:
     """One d3 row for each number of beams, with and without its assistant."""
     rows = {f"bigrec-{num}": _row(partial(bigrec, num_beams=num)) for num in (1, 4)}
-    rows["gpt4rec"] = _row(gpt4rec, "bm25", "num_queries")
+    rows["gpt4rec"] = _row(gpt4rec, "bm25", "gpt4rec")
     rows |= {f"d3-{num}": _row(partial(d3, num_beams=num)) for num in beams}
     return rows | {f"d3-{ASSISTANT}-{num}": _row(partial(d3_assisted, num_beams=num), ASSISTANT, "alphas") for num in beams}
 

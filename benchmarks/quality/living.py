@@ -33,7 +33,7 @@ def _scored(bench: Bench, name: str) -> dict[str, Any]:
     say(f"{name}: living memory")
     row = bench.rows[name]
     assert row.extend is not None
-    return _figures(bench, name, row.extend(bench, bench.fitted(name).settings))
+    return _figures(bench, name, row.extend(bench, bench.fitted(name)))
 
 
 def _retrained(bench: Bench, name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, Final
 
 METRICS: Final = tuple(f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50, 100))
@@ -11,6 +12,7 @@ ABLATION_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@20")
 TRAINING_SYSTEMS: Final = ("item-knn", "l2d-g", "l2d-l", "l2d-w")
 TRAINING_METRICS: Final = ("recall@10", "recall@50")
 GROWTH_SYSTEMS: Final = ("l2d-g", "l2d-l", "l2d-w", "l2d-p")
+LEAD_METRICS: Final = ("recall@10", "recall@20", "recall@50", "ndcg@10")
 SLICES: Final = ("dense", "sparse", "long", "short")
 
 Result = Mapping[str, Any]
@@ -51,14 +53,40 @@ def subset_table(result: Result) -> str:
     return table(["subset, unmasked", *SUBSET_METRICS], rows)
 
 
-def lead_table(result: Result) -> str:
+def lead_table(result: Result, setting: str) -> str:
     """Default minus row; empty where the run had no default."""
     rows = []
     for name, row in result["rows"].items():
         if "default_minus_row" in row:
-            found = row["default_minus_row"]
-            rows.append([_marked(name, row), *(_interval(found[metric]) for metric in ("recall@10", "recall@20", "recall@50"))])
-    return table(["default minus", "recall@10", "recall@20", "recall@50"], rows)
+            found = row["default_minus_row"][setting]
+            rows.append([_marked(name, row), *(_interval(found[metric]) for metric in LEAD_METRICS)])
+    return table([f"{setting}, default minus", *LEAD_METRICS], rows) if rows else ""
+
+
+def ahead_table(result: Result) -> str:
+    """Baselines that reach more than the default decoder, or than the one that reads titles alone, and in what; rows that write titles are
+    compared on their samples."""
+    rows = []
+    for ours in ("default", "l2d-w"):
+        for name, row in result["rows"].items() if ours in result["rows"] else ():
+            if row["family"] != "decoder" and "+" not in name and (found := _ahead(result["rows"][ours], row)):
+                rows.append([ours, name, ", ".join(found)])
+    return table(["behind", "ahead", "in"], rows) if rows else "No baseline is ahead of either in any of these figures."
+
+
+def _ahead(ours: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """Figures in which a row is above ours, both values told."""
+    if row["family"] == "language":
+        compared = {f"{metric}": (ours["language_subset"][metric], row["language_subset"][metric]) for metric in LEAD_METRICS}
+    else:
+        compared = {
+            f"{setting} {metric}": (ours[setting]["metrics"][metric], row[setting]["metrics"][metric])
+            for setting in ("unmasked", "masked")
+            for metric in LEAD_METRICS
+        }
+        parts = [part for part in SLICES if part in row["slices"] and part in ours["slices"]]
+        compared |= {f"{part} recall@20": (ours["slices"][part]["recall@20"], row["slices"][part]["recall@20"]) for part in parts}
+    return [f"{name} ({theirs:.4f} to {mine:.4f})" for name, (mine, theirs) in compared.items() if theirs > mine]
 
 
 def slice_table(result: Result) -> str:
@@ -129,17 +157,19 @@ def tuning_table(result: Result) -> str:
         best = row["validation_ndcg@20"]
         cells = [str(row["num_trials"] or "-"), _figure(best), f"{row['fit_s']:.0f}", f"{row['num_parameters']:,}"]
         rows.append([name, *cells, f"`{_settings(row['settings'])}`"])
-    return table(["row", "trials", "validation ndcg@20", "tuning, s", "parameters", "chosen"], rows)
+    return table(["row", "trials", "validation ndcg@20", "training and tuning, s", "parameters", "chosen"], rows)
 
 
 def seeds_table(result: Result) -> str:
-    """Trained rows with other seeds; empty where there were none."""
-    rows = []
+    """Trained rows with other seeds, and what is between the default and the best of them; empty where there were none."""
+    rows, default = [], result["rows"].get("default")
     for name, row in result["rows"].items():
         if row["seeds"]:
             runs = [row["unmasked"]["metrics"], *row["seeds"].values()]
-            rows.append([name, *(", ".join(f"{run[metric]:.4f}" for run in runs) for metric in ("recall@10", "recall@50"))])
-    return table(["seeds, from 0 on", "recall@10", "recall@50"], rows) if rows else ""
+            best = max(run["recall@10"] for run in runs)
+            lead = "-" if default is None else f"{default['unmasked']['metrics']['recall@10'] - best:+.4f}"
+            rows.append([name, *(", ".join(f"{run[metric]:.4f}" for run in runs) for metric in ("recall@10", "recall@50")), lead])
+    return table(["seeds, from 0 on", "recall@10", "recall@50", "default minus the best recall@10"], rows) if rows else ""
 
 
 def claims(result: Result) -> str:
@@ -149,18 +179,15 @@ def claims(result: Result) -> str:
 
 
 def _speed_claims(result: Result) -> Iterable[list[str]]:
-    """Against the beams of the largest search."""
+    """Against every number of beams, in batches of 32."""
     rows, seconds = result["rows"], result["cost"]["all"]["batch 32"]
     beams = [name for name in rows if name.startswith("d3-") and name.removeprefix("d3-").isdigit()]
-    if not beams or "l2d-g" not in rows:
-        return
-    best = max(beams, key=lambda name: int(name.removeprefix("d3-")))
-    for name in ("l2d-g", "l2d-l", "default"):
+    for name, other in product(("l2d-g", "l2d-l", "default"), beams):
         if name in rows:
-            speed = seconds[best] / seconds[name]
-            ours, theirs = (rows[row]["language_subset"]["recall@10"] for row in (name, best))
+            speed = seconds[other] / seconds[name]
+            ours, theirs = (rows[row]["language_subset"]["recall@10"] for row in (name, other))
             measured = f"{speed:.1f} times, recall@10 {ours:.4f} against {theirs:.4f}"
-            yield [f"{name}: more than 10 times as fast as {best}, recall@10 no worse", measured, _met(speed > 10 and ours >= theirs)]
+            yield [f"{name}: more than 10 times as fast as {other}, recall@10 no worse", measured, _met(speed > 10 and ours >= theirs)]
 
 
 def _slice_claims(result: Result) -> Iterable[list[str]]:

@@ -113,14 +113,15 @@ def decoder_metrics(bench: Bench, names: Sequence[str]) -> dict[str, dict[str, f
     return {name: dict(score_row(bench, name).record["unmasked"]["metrics"]) for name in decoders}
 
 
-def differences(first: ScoredRow, other: ScoredRow, *, num_bootstrap: int, seed: int) -> dict[str, dict[str, float]]:
-    """(first - other) in recall, unmasked, paired over the samples of ``other``, which must be among those of ``first``."""
+def differences(first: ScoredRow, other: ScoredRow, *, num_bootstrap: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """(first - other) by setting and metric, paired over the samples of ``other``, which must be among those of ``first``."""
     places = np.searchsorted(first.rows, other.rows)
     assert np.array_equal(first.rows[places], other.rows)
-    found = paired_bootstrap(
-        first.ranks["unmasked"][places], other.ranks["unmasked"], PAIRED_CUTOFFS, num_bootstrap=num_bootstrap, seed=seed
-    )
-    return {name: interval.to_json() for name, interval in found.items() if name.startswith("recall")}
+    found = {}
+    for setting, ranks in other.ranks.items():
+        intervals = paired_bootstrap(first.ranks[setting][places], ranks, PAIRED_CUTOFFS, num_bootstrap=num_bootstrap, seed=seed)
+        found[setting] = {name: interval.to_json() for name, interval in intervals.items()}
+    return found
 
 
 def subset_metrics(scored: ScoredRow, subset: NDArray[np.int64]) -> dict[str, float]:

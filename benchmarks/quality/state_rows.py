@@ -70,71 +70,78 @@ def latent(bench: Bench, *, name: DecoderName | None) -> Fitted:
     return Fitted(LatentRow(decoder, name), settings, num_parameters=bench.num_language_parameters)
 
 
-def living_latent(bench: Bench, _settings: Any, *, name: DecoderName | None) -> LatentRow:
+def living_latent(bench: Bench, _fitted: Fitted, *, name: DecoderName | None) -> LatentRow:
     """The memory with the validation samples; counts that decay do so from the newest entry."""
-    entries = Entries.joined([bench.inputs.entries, bench.inputs.valid_entries])
-    decay = replace(bench.inputs.decay, reference_time=int(entries.timestamps.max()))
+    entries, decay = _living(bench)
     return LatentRow(decoder_of(bench.inputs, entries, decay=decay, sequences=bench.inputs.until_valid), name)
-
-
-def id_head(bench: Bench) -> Fitted:
-    return _id_head(bench, None)
-
-
-def id_head_whitened(bench: Bench) -> Fitted:
-    return _id_head(bench, closed_form(bench))
-
-
-def id_head_again(bench: Bench, settings: Any, seed: int) -> IdHead:
-    return _refit(bench, None, settings, seed)
-
-
-def id_head_whitened_again(bench: Bench, settings: Any, seed: int) -> IdHead:
-    return _refit(bench, closed_form(bench), settings, seed)
 
 
 def closed_form(bench: Bench) -> LinearScores:
     """The whitened decoder, with its tuned settings, as a linear layer."""
-    entries, settings = bench.inputs.entries, bench.inputs.run.decoder.settings
-    statistics = statistics_of(entries.item_indexes, entries.vectors, entries.timestamps, decay=bench.inputs.decay)
+    return _closed_form(bench, bench.inputs.entries, bench.inputs.decay)
+
+
+def _closed_form(bench: Bench, entries: Entries, decay: Decay) -> LinearScores:
+    settings = bench.inputs.run.decoder.settings
+    statistics = statistics_of(entries.item_indexes, entries.vectors, entries.timestamps, decay=decay)
     rule = WhitenedRule.of(bench.inputs.pooled(statistics), settings)
     return whitened_start(statistics, rule, bench.inputs.titles, num_items=bench.inputs.num_items)
 
 
-def _id_head(bench: Bench, start: LinearScores | None) -> Fitted:
-    samples, validation = _samples(bench)
-    num_items, grid, device = bench.inputs.num_items, bench.grids.id_head, bench.inputs.run.device
-    return bench.timed(
-        lambda: tune_id_head(samples, num_items, validation=validation, start=start, grid=grid, device=device),
-        num_shared=bench.num_language_parameters,
-    )
+def _living(bench: Bench) -> tuple[Entries, Decay]:
+    """The memory with the validation samples; counts that decay do so from the newest entry."""
+    entries = Entries.joined([bench.inputs.entries, bench.inputs.valid_entries])
+    return entries, replace(bench.inputs.decay, reference_time=int(entries.timestamps.max()))
 
 
-def _refit(bench: Bench, start: LinearScores | None, settings: Any, seed: int) -> IdHead:
-    samples, validation = _samples(bench)
-    again = replace(settings, seed=seed)
-    return IdHead(samples, bench.inputs.num_items, again, validation=validation, start=start, device=bench.inputs.run.device)
+def _head_row(grid_name: str, *, is_whitened: bool) -> Row:
+    """A head on the memory's states. Retrained, it takes as many epochs as the tuned one's weights had seen."""
+
+    def tuned(bench: Bench) -> Fitted:
+        samples, start = _samples(bench.inputs.entries), closed_form(bench) if is_whitened else None
+        num_items, device, validation = bench.inputs.num_items, bench.inputs.run.device, _validation(bench)
+        return bench.timed(
+            lambda: tune_id_head(
+                samples, num_items, validation=validation, start=start, grid=getattr(bench.grids, grid_name), device=device
+            ),
+            num_shared=bench.num_language_parameters,
+        )
+
+    def again(bench: Bench, settings: Any, seed: int) -> IdHead:
+        start, seeded = closed_form(bench) if is_whitened else None, replace(settings, seed=seed)
+        samples, device = _samples(bench.inputs.entries), bench.inputs.run.device
+        return IdHead(samples, bench.inputs.num_items, seeded, validation=_validation(bench), start=start, device=device)
+
+    def retrained(bench: Bench, fitted: Fitted) -> IdHead:
+        assert isinstance(fitted.system, IdHead)
+        entries, decay = _living(bench)
+        settings = replace(fitted.settings, max_epochs=fitted.system.num_epochs)
+        start = _closed_form(bench, entries, decay) if is_whitened else None
+        return IdHead(_samples(entries), bench.inputs.num_items, settings, start=start, device=bench.inputs.run.device)
+
+    return Row("states", tuned, again, retrain=retrained, grid_names=(grid_name,), made_of="decoder" if is_whitened else "model")
 
 
-def _samples(bench: Bench) -> tuple[QuerySamples, QuerySamples]:
-    """The memory's entries to train on, and the validation queries."""
-    inputs = bench.inputs
-    train = QuerySamples(inputs.entries.vectors.astype(np.float32), inputs.entries.item_indexes)
-    return train, QuerySamples(inputs.valid.queries, inputs.valid.samples.targets)
+def _samples(entries: Entries) -> QuerySamples:
+    return QuerySamples(entries.vectors.astype(np.float32), entries.item_indexes)
+
+
+def _validation(bench: Bench) -> QuerySamples:
+    return QuerySamples(bench.inputs.valid.queries, bench.inputs.valid.samples.targets)
 
 
 def _latent_row(name: DecoderName | None) -> Row:
     return Row(
         "decoder",
         lambda bench: latent(bench, name=name),
-        extend=lambda bench, settings: living_latent(bench, settings, name=name),
+        extend=lambda bench, fitted: living_latent(bench, fitted, name=name),
     )
 
 
 def state_rows(decoders: Sequence[DecoderName]) -> dict[str, Row]:
     """Heads, the decoders that the run can answer with, and the default one."""
     heads = {
-        "id-head": Row("states", id_head, id_head_again, grid_names=("id_head",)),
-        "id-head-whitened": Row("states", id_head_whitened, id_head_whitened_again, grid_names=("id_head",)),
+        "id-head": _head_row("id_head", is_whitened=False),
+        "id-head-whitened": _head_row("id_head_whitened", is_whitened=True),
     }
     return heads | {SYSTEM_NAMES[name]: _latent_row(name) for name in decoders} | {DEFAULT: _latent_row(None)}

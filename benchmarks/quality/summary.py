@@ -84,7 +84,7 @@ def targets_of(folder: str, figures: Mapping[str, Any]) -> dict[str, dict[str, A
         "cost of default over l2d-g, batch 32": target(_cost_ratio(figures, "batch 32"), COST_TO_GLOBAL, at_most=True),
     }
     leads = {
-        f"recall@10 of default minus {name}, low end": target(row["default_minus_row"]["recall@10"]["low"], 0)
+        f"recall@10 of default minus {name}, low end": target(row["default_minus_row"]["unmasked"]["recall@10"]["low"], 0)
         for name, row in rows.items()
         if row["family"] != "decoder" and "default_minus_row" in row and name not in FUSION_ROWS
     }

@@ -12,6 +12,7 @@ a new user: a node whose neighbours are the history's items and which changes no
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
@@ -26,8 +27,6 @@ from l2d_ray.baselines.early_stopping import train_until_best
 from l2d_ray.baselines.interface import interaction_counts, rank_in_blocks
 from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune, validation_ndcg
 from l2d_ray.errors import DataError
-
-_MAX_CELLS: Final = 4_000_000  # scores held at a time
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,9 @@ class AlphaRec:
         validation: stops training; without it there are exactly ``max_epochs``.
         device: of torch; training and ranking stay there.
 
+    Attributes:
+        num_epochs: those that the weights have seen.
+
     Raises:
         DataError: embeddings that are not one finite row an item.
     """
@@ -81,23 +83,27 @@ class AlphaRec:
     ) -> None:
         if title_embeddings.ndim != 2 or not np.isfinite(title_embeddings).all():
             raise DataError(f"Title embeddings of shape {title_embeddings.shape} must be finite and one row an item, (num_items, d).")
-        num_items = len(title_embeddings)
-        self._device = device
+        self._device, self._settings = device, settings
         self._titles = _standardised(title_embeddings)
-        self._counts = interaction_counts(train_sequences, num_items).astype(np.float64)
-        memberships = _memberships(train_sequences, num_items)
-        memberships = memberships[np.flatnonzero(memberships.sum(axis=1))]
-        self._degrees = np.maximum(np.asarray(memberships.sum(axis=0)).ravel(), 1)
+        self.num_epochs = 0
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
-            self._network = _Network(self._titles, memberships, self._edges(memberships), settings).to(device)
+            memberships = self._take(train_sequences)
             if memberships.nnz:
                 self._train(memberships, settings, validation)
         self._network.eval()
 
+    def extended(self, sequences: Sequence[Sequence[int]]) -> AlphaRec:
+        """The same weights over the graph of other interactions, which cost no training: users and items are only what they neighbour."""
+        other = copy(self)
+        other._take(sequences)
+        other._network.mlp.load_state_dict(self._network.mlp.state_dict())
+        other._network.eval()
+        return other
+
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history, (n, k) int64 padded with -1."""
-        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._counts), max_cells=_MAX_CELLS)
+        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._counts))
 
     @torch.inference_mode()
     def _scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
@@ -108,6 +114,16 @@ class AlphaRec:
         scores = self._network.cosines(users).float().cpu().numpy().astype(np.float64)
         scores[[not history for history in histories]] = self._counts
         return scores
+
+    def _take(self, sequences: Sequence[Sequence[int]]) -> Any:
+        """A network with fresh weights over the graph of these users; returns who has what, users without anything left out."""
+        num_items = len(self._titles)
+        self._counts = interaction_counts(sequences, num_items).astype(np.float64)
+        memberships = _memberships(sequences, num_items)
+        memberships = memberships[np.flatnonzero(memberships.sum(axis=1))]
+        self._degrees = np.maximum(np.asarray(memberships.sum(axis=0)).ravel(), 1)
+        self._network = _Network(self._titles, memberships, self._edges(memberships), self._settings).to(self._device)
+        return memberships
 
     def _edges(self, memberships: Any) -> Any:
         """Sparse (n, num_items): 1 / sqrt(|user| |item|) for each item of each user, item degrees from the training graph."""
@@ -128,7 +144,7 @@ class AlphaRec:
                 optimizer.step()
 
         score = None if validation is None else lambda: validation_ndcg(self, validation)
-        train_until_best(self._network, train_epoch, score, max_epochs=settings.max_epochs, patience=settings.patience)
+        self.num_epochs = train_until_best(self._network, train_epoch, score, max_epochs=settings.max_epochs, patience=settings.patience)
 
 
 def tune_alpharec(

@@ -11,11 +11,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from l2d_ray.baselines.interface import top_items
+from l2d_ray.baselines.interface import rank_in_blocks
 from l2d_ray.baselines.title_space import TitleSpace
 from l2d_ray.baselines.title_writing import TitleWriter
-
-HISTORIES_PER_BLOCK = 512
 
 
 class BigRec:
@@ -33,11 +31,7 @@ class BigRec:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k items nearest to what is written after each history (oldest first), (n, k) int64 padded with -1."""
-        ranked = np.empty((len(histories), k), np.int64)
-        for start in range(0, len(histories), HISTORIES_PER_BLOCK):
-            for row, scores in enumerate(self._scores(histories[start : start + HISTORIES_PER_BLOCK]), start):
-                ranked[row] = top_items(scores, k, () if exclude is None else exclude[row])
-        return ranked
+        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._counts))
 
     def _scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """(n, num_items) float64: negated distances."""

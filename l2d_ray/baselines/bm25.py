@@ -21,7 +21,6 @@ from scipy import sparse
 from l2d_ray.baselines.interface import rank_in_blocks
 from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune
 
-_MAX_CELLS: Final = 4_000_000  # scores held at a time
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -87,7 +86,7 @@ class Bm25:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history (oldest first), (n, k) int64 padded with -1."""
-        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._titles), max_cells=_MAX_CELLS)
+        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._titles))
 
     def _scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """(n, num_items) float64: positive where a word matches, else popularity - 1, which is negative."""

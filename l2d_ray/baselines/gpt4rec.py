@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2d_ray.baselines.bm25 import Bm25Index
-from l2d_ray.baselines.interface import head_first, top_items
+from l2d_ray.baselines.interface import head_first, rank_in_blocks
 from l2d_ray.baselines.title_writing import TitleWriter
-
-HISTORIES_PER_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,11 @@ class Gpt4Rec:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history (oldest first), (n, k) int64 padded with -1."""
-        ranked = np.empty((len(histories), k), np.int64)
-        for start in range(0, len(histories), HISTORIES_PER_BLOCK):
-            for row, found in enumerate(self._found(histories[start : start + HISTORIES_PER_BLOCK]), start):
-                ranked[row] = top_items(head_first(found, self._counts), k, () if exclude is None else exclude[row])
-        return ranked
+        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._counts))
+
+    def _scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """(n, num_items) float64: what the queries find first, then popularity."""
+        return np.stack([head_first(found, self._counts) for found in self._found(histories)])
 
     def _found(self, histories: Sequence[Sequence[int]]) -> list[NDArray[np.int64]]:
         """All items that the queries of each history find, in the order of the merge."""

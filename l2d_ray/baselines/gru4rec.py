@@ -28,7 +28,7 @@ class Gru4RecSettings:
 
 
 STEPS: Final = Steps(
-    Gru4RecSettings(dropout=0.5),
+    (Gru4RecSettings(dropout=0.5),),
     (
         ("dim", (128, 256)),
         ("dropout", (0.2, 0.35)),

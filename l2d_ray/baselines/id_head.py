@@ -90,6 +90,9 @@ class IdHead:
         start: scores to start from; None starts from zeros and the targets' log frequencies.
         device: of torch; training and ranking stay there.
 
+    Attributes:
+        num_epochs: those that the layer has seen.
+
     Raises:
         DataError: no samples, or a target outside 0..num_items-1.
     """
@@ -154,7 +157,7 @@ class IdHead:
                 optimizer.step()
 
         score = None if validation is None else lambda: query_ndcg(self, validation)
-        train_until_best(self._layer, train_epoch, score, max_epochs=settings.max_epochs, patience=settings.patience)
+        self.num_epochs = train_until_best(self._layer, train_epoch, score, max_epochs=settings.max_epochs, patience=settings.patience)
 
 
 def query_ndcg(head: IdHead, samples: QuerySamples) -> float:

@@ -63,20 +63,24 @@ def rank_in_blocks(
     exclude: Sequence[Collection[int]] | None,
     *,
     num_items: int,
-    max_cells: int = MAX_CELLS,
 ) -> NDArray[np.int64]:
-    """``top_items`` of every request, (n, k) int64, with at most ``max_cells`` scores held at a time.
+    """``top_items`` of every request, (n, k) int64, with at most ``MAX_CELLS`` scores held at a time.
 
     Args:
         requests: n histories, or query vectors (n, d).
         scores_of: some of the requests in a row -> their scores (m, num_items).
     """
     ranked = np.empty((len(requests), k), np.int64)
-    rows = max(1, max_cells // max(num_items, 1))
+    rows = rows_at_once(num_items)
     for start in range(0, len(requests), rows):
         for row, scores in enumerate(scores_of(requests[start : start + rows]), start):
             ranked[row] = top_items(scores, k, () if exclude is None else exclude[row])
     return ranked
+
+
+def rows_at_once(num_items: int) -> int:
+    """Requests whose scores may be held at a time; at least one."""
+    return max(1, MAX_CELLS // max(num_items, 1))
 
 
 def head_first(head: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,8 @@ similarity(j -> i) = c(j, i) / (sqrt(u_j u_i) + shrinkage), with u the number of
 
 - plain (``is_ordered=False``): users who have both, so the cosine of the binary user-item matrix (Sarwar et al. 2001), diagonal 0;
 - ordered: pairs at most ``window`` steps apart in a user sequence, worth gap_decay^(gap - 1), times ``backward_weight`` where i comes
-  before j. Here j = i is a real event, a repeat, so repeats are recommended as far as users make them.
+  before j, times (1 + 1 / (1 + time between / time_scale_s)) / 2 where times are known and that scale is set. Here j = i is a real event,
+  a repeat, so repeats are recommended as far as users make them.
 
 Only the ``num_neighbors`` largest similarities of each j are kept. An item's score is the sum over the ``num_recent`` last history items,
 each worth recency_decay^age (an item that stands twice counts once, at its latest place); of these last items themselves, but the very
@@ -24,9 +25,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from l2d_ray.baselines.interface import interaction_counts, rank_in_blocks
-from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune
-
-_MAX_CELLS: Final = 4_000_000  # scores held at a time: 32 MB
+from l2d_ray.baselines.tuning import Steps, Tuned, ValidationSamples, tune_in_steps
+from l2d_ray.schema import SECONDS_PER_DAY
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class ItemKnnSettings:
     gap_decay: float = 0.9
     backward_weight: float = 0.25
     repeat_weight: float = 1.0
+    time_scale_s: float | None = None
 
 
 PLAIN_COSINE: Final = ItemKnnSettings(is_ordered=False, shrinkage=0.0, recency_decay=1.0)
@@ -55,17 +56,51 @@ GRID: Final = (
         for r, b, s, d in product((1.0, 0.1), (0.25, 0.5), (5.0, 20.0, 50.0), (0.6, 0.7, 0.8))
     ),
 )
+"""Where tuning starts."""
+
+COARSE: Final = Steps(GRID)
 """What ``tune_item_knn`` tries by default."""
+
+STEPS: Final = Steps(
+    GRID,
+    (
+        ("time_scale_s", tuple(days * SECONDS_PER_DAY for days in (15.0, 60.0, 240.0))),
+        ("num_neighbors", (50, 100, 1000)),
+        ("window", (3, 8, 50)),
+        ("gap_decay", (0.7, 0.8, 1.0)),
+        ("num_recent", (3, 5, 20)),
+        ("repeat_weight", (0.0, 0.3)),
+        ("recency_decay", (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+        ("backward_weight", (0.1, 0.25, 0.5, 0.75, 1.0)),
+        ("shrinkage", (1.0, 5.0, 10.0, 20.0, 50.0, 100.0)),
+    ),
+)
+"""Every setting, those of the grid once more at the end."""
 
 
 class ItemKnn:
-    """Neighbourhood model over items 0..num_items-1; memory is at most num_items * num_neighbors similarities after fitting."""
+    """Neighbourhood model over items 0..num_items-1; memory is at most num_items * num_neighbors similarities after fitting.
 
-    def __init__(self, train_sequences: Sequence[Sequence[int]], num_items: int, settings: ItemKnnSettings = ItemKnnSettings()) -> None:
+    Args:
+        times: of the training interactions, seconds; without them ``time_scale_s`` says nothing.
+    """
+
+    def __init__(
+        self,
+        train_sequences: Sequence[Sequence[int]],
+        num_items: int,
+        settings: ItemKnnSettings = ItemKnnSettings(),
+        *,
+        times: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         users, items = _flatten(train_sequences)
         user_item = sparse.csr_matrix((np.ones(len(items)), (users, items)), shape=(len(train_sequences), num_items))
         user_item.data[:] = 1.0  # csr_matrix has summed a user's repeats
-        cooccurrence = _ordered_cooccurrence(users, items, num_items, settings) if settings.is_ordered else _cooccurrence(user_item)
+        if settings.is_ordered:
+            seconds = None if times is None else np.array([time for of_user in times for time in of_user], np.float64)
+            cooccurrence = _ordered_cooccurrence(users, items, seconds, num_items, settings)
+        else:
+            cooccurrence = _cooccurrence(user_item)
         num_users = np.asarray(user_item.sum(axis=0)).ravel()
         self._settings = settings
         self._similarity = _nearest(_normalised(cooccurrence, num_users, settings.shrinkage), settings.num_neighbors)
@@ -74,7 +109,7 @@ class ItemKnn:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history (oldest first), (n, k) int64 padded with -1; items without evidence by popularity."""
-        return rank_in_blocks(histories, self.scores, k, exclude, num_items=len(self._popularity), max_cells=_MAX_CELLS)
+        return rank_in_blocks(histories, self.scores, k, exclude, num_items=len(self._popularity))
 
     def scores(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """(n, num_items) float64: positive where there is evidence, else popularity - 1, which is negative."""
@@ -106,12 +141,12 @@ def tune_item_knn(
     train_sequences: Sequence[Sequence[int]],
     num_items: int,
     *,
-    histories: Sequence[Sequence[int]],
-    targets: NDArray[np.int64],
-    grid: Sequence[ItemKnnSettings] = GRID,
+    validation: ValidationSamples,
+    times: Sequence[Sequence[int]] | None = None,
+    steps: Steps[ItemKnnSettings] = COARSE,
 ) -> Tuned[ItemKnnSettings, ItemKnn]:
     """Settings with the best ndcg@20, unmasked and by item id, on validation samples; the earlier candidate wins a tie."""
-    return tune(grid, lambda settings: ItemKnn(train_sequences, num_items, settings), ValidationSamples(histories, targets))
+    return tune_in_steps(steps, lambda settings: ItemKnn(train_sequences, num_items, settings, times=times), validation)
 
 
 def _flatten(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -128,7 +163,9 @@ def _cooccurrence(user_item: Any) -> Any:
     return sparse.csr_matrix((both.data[differ], (both.row[differ], both.col[differ])), shape=both.shape)
 
 
-def _ordered_cooccurrence(users: NDArray[np.int64], items: NDArray[np.int64], num_items: int, settings: ItemKnnSettings) -> Any:
+def _ordered_cooccurrence(
+    users: NDArray[np.int64], items: NDArray[np.int64], times: NDArray[np.float64] | None, num_items: int, settings: ItemKnnSettings
+) -> Any:
     """Sparse (num_items, num_items): row j, column i counts j followed by i, and a part of i followed by j (see the module)."""
     shape = (num_items, num_items)
     total = sparse.csr_matrix(shape)
@@ -136,10 +173,11 @@ def _ordered_cooccurrence(users: NDArray[np.int64], items: NDArray[np.int64], nu
         is_pair = users[gap:] == users[:-gap]
         left, right = items[:-gap][is_pair], items[gap:][is_pair]
         differ = left != right  # a repeat looks the same from both ends and is counted once
-        weight = settings.gap_decay ** (gap - 1)
-        total += sparse.csr_matrix((np.full(len(left), weight), (left, right)), shape=shape)
-        backward = np.full(int(differ.sum()), weight * settings.backward_weight)
-        total += sparse.csr_matrix((backward, (right[differ], left[differ])), shape=shape)
+        worth = np.full(len(left), settings.gap_decay ** (gap - 1))
+        if times is not None and settings.time_scale_s is not None:
+            worth *= 0.5 + 0.5 / (1 + (times[gap:] - times[:-gap])[is_pair] / settings.time_scale_s)
+        total += sparse.csr_matrix((worth, (left, right)), shape=shape)
+        total += sparse.csr_matrix((worth[differ] * settings.backward_weight, (right[differ], left[differ])), shape=shape)
     return total
 
 

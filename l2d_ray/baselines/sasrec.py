@@ -36,7 +36,7 @@ class SasRecSettings:
 
 
 STEPS: Final = Steps(
-    SasRecSettings(dropout=0.5),
+    (SasRecSettings(dropout=0.5),),
     (
         ("dim", (128, 256)),
         ("dropout", (0.2, 0.35)),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from l2d_ray.baselines.early_stopping import train_until_best
-from l2d_ray.baselines.interface import interaction_counts, top_items
+from l2d_ray.baselines.interface import interaction_counts, rows_at_once, top_items
 from l2d_ray.baselines.tuning import ValidationSamples, validation_ndcg
 from l2d_ray.text.packing import pack_by_length
-
-_MAX_CELLS: Final = 4_000_000  # scores held at a time
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -122,7 +120,7 @@ class SequenceRanker:
     def _blocks(self, known: Sequence[Sequence[int]]) -> list[IntArray]:
         """Rows by length, so that little is padded, as many at a time as their scores allow."""
         order = np.argsort([len(items) for items in known], kind="stable")
-        rows = max(1, _MAX_CELLS // max(len(self._is_warm), 1))
+        rows = rows_at_once(len(self._is_warm))
         return [order[start : start + rows] for start in range(0, len(order), rows)]
 
     @torch.inference_mode()

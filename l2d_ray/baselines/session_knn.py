@@ -28,8 +28,6 @@ from l2d_ray.baselines.interface import interaction_counts, rank_in_blocks
 from l2d_ray.baselines.tuning import Tuned, ValidationSamples, tune
 from l2d_ray.errors import DataError
 
-_MAX_CELLS: Final = 2_000_000  # scores held at a time
-
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
@@ -119,7 +117,7 @@ class SessionKnn:
 
     def rank(self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None) -> NDArray[np.int64]:
         """The k best items of each history (oldest first), (n, k) int64 padded with -1; items without evidence by popularity."""
-        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._popularity), max_cells=_MAX_CELLS)
+        return rank_in_blocks(histories, self._scores, k, exclude, num_items=len(self._popularity))
 
     def _scores(self, histories: Sequence[Sequence[int]]) -> FloatArray:
         """(n, num_items) float64: positive where there is evidence, else popularity - 1, which is negative."""

@@ -44,13 +44,14 @@ class Tuned(Generic[Settings, System]):
 
 @dataclass(frozen=True)
 class Steps(Generic[Settings]):
-    """A grid for what takes long to fit: ``start``, a dataclass, then field by field other values, with the best ones of the fields before.
+    """A grid for what has many settings or takes long to fit: the best of ``starts``, then field by field other values for it.
 
     Attributes:
-        fields: (name, values) in the order in which they are chosen.
+        starts: dataclasses.
+        fields: (name, values) in the order in which they are chosen, each with the best values of those before.
     """
 
-    start: Settings
+    starts: tuple[Settings, ...]
     fields: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
 
@@ -82,7 +83,7 @@ def choose(grid: Iterable[Settings], fit: Callable[[Settings], System], score: C
 
 def tune_in_steps(steps: Steps[Settings], fit: Callable[[Settings], Fitted], validation: ValidationSamples) -> Tuned[Settings, Fitted]:
     """Like ``tune``: each field's candidates differ in it from the best so far."""
-    best = tune([steps.start], fit, validation)
+    best = tune(steps.starts, fit, validation)
     for name, values in steps.fields:
         candidates = [replace(best.settings, **{name: value}) for value in values]  # type: ignore[type-var]
         found = tune(candidates, fit, validation)

@@ -1,7 +1,7 @@
 """L2D-P: the whitened decoder, and what the item pairs of the memory's user sequences say for the same history.
 
     score(v) = score of L2D-W + gamma log(1 + lambda e_v) + rho [v is an older one of these items]
-    e_v = sum over the last items j of the history: delta^age similarity(j, v)
+    e_v = sum over the last items j of the history: (1 + age)^-delta similarity(j, v)
 
 The language model knows what titles tell, pairs (``memory.pairs``) what they do not: that those who took one item took the other. An item
 without pairs keeps the score that it has, so nothing is lost where nothing is known; and every term belongs to one item, so a shard ranks
@@ -24,7 +24,7 @@ from l2d_ray.decode.linear import ScoreShifts
 from l2d_ray.decode.settings import DecoderSettings
 from l2d_ray.memory.pairs import ItemPairs
 
-NUM_RECENT: Final = 10
+NUM_RECENT: Final = 20
 """Items of a history, the latest ones, whose pairs count."""
 
 RecentItems = NDArray[np.int64]
@@ -58,7 +58,7 @@ class Evidence:
         return cls(items[order], amounts[order])
 
     def shifts(self, older: NDArray[np.int64], settings: DecoderSettings) -> ScoreShifts:
-        """What it, found with the settings' decay, and the history's older items (m,) themselves, distinct ones, add to the scores."""
+        """What it, found with the settings' recency power, and the history's older items (m,), distinct ones, add to the scores."""
         items, amounts = self.item_indexes, settings.pair_weight * np.log1p(settings.pair_scale * self.amounts)
         if not len(older) or not settings.repeat_weight:
             return ScoreShifts(items, amounts)
@@ -75,7 +75,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class PairReason:
-    """An item of a history, and what its pair with a recommended item adds to that item's evidence: delta^age similarity."""
+    """An item of a history, and what its pair with a recommended item adds to that item's evidence: (1 + age)^-delta similarity."""
 
     item_index: int
     amount: float
@@ -94,27 +94,27 @@ class PairLookup:
         self._pairs = pairs
         self._item_indexes = item_indexes
 
-    def evidence(self, recent: RecentItems, decay: float) -> Evidence:
-        """What the latest items of a history say for the shard's items, with ``decay`` delta."""
+    def evidence(self, recent: RecentItems, recency_power: float) -> Evidence:
+        """What the latest items of a history say for the shard's items; ``recency_power`` is delta."""
         totals = np.zeros(len(self._item_indexes))
-        for _, places, amounts in self._spoken(recent, decay):
+        for _, places, amounts in self._spoken(recent, recency_power):
             totals[places] += amounts
         found = np.flatnonzero(totals)
         return Evidence(self._item_indexes[found], totals[found])
 
-    def reasons(self, recent: RecentItems, decay: float, items: NDArray[np.int64]) -> dict[int, tuple[PairReason, ...]]:
+    def reasons(self, recent: RecentItems, recency_power: float, items: NDArray[np.int64]) -> dict[int, tuple[PairReason, ...]]:
         """The terms of the evidence of some items (m,), largest first, of equal ones the newer item's; items without any are missing."""
         told: dict[int, list[PairReason]] = {}
-        for source, places, amounts in self._spoken(recent, decay):
+        for source, places, amounts in self._spoken(recent, recency_power):
             targets = self._item_indexes[places]
             for at in np.flatnonzero(np.isin(targets, items)).tolist():
                 told.setdefault(int(targets[at]), []).append(PairReason(source, float(amounts[at])))
         return {item: tuple(sorted(terms, key=lambda term: -term.amount)) for item, terms in told.items()}
 
-    def _spoken(self, recent: RecentItems, decay: float) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.float64]]]:
+    def _spoken(self, recent: RecentItems, recency_power: float) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.float64]]]:
         """Of each of the latest items that has pairs: its index, the places (m,) that it speaks for, and how much (m,)."""
         starts = self._pairs.starts
         for age, item in enumerate(recent.tolist()):
             if 0 <= item < len(starts) - 1:
                 rows = slice(starts[item], starts[item + 1])
-                yield item, self._pairs.places[rows], decay**age * self._pairs.similarities[rows].astype(np.float64)
+                yield item, self._pairs.places[rows], (1 + age) ** -recency_power * self._pairs.similarities[rows].astype(np.float64)

@@ -141,15 +141,15 @@ class ShardSearcher:
         shifts = []
         for recent in request.recent:
             older = whitened.ranked(older_items(recent))
-            shifts.append(self._pairs.evidence(recent, self._settings.pair_decay).shifts(older, self._settings))
+            shifts.append(self._pairs.evidence(recent, self._settings.pair_recency_power).shifts(older, self._settings))
         return whitened.top_k(request.queries, request.k, request.excluded, request.allowed, shifts=shifts)
 
     def _pair_reasons(self, request: ReasonsRequest) -> tuple[dict[int, tuple[PairReason, ...]], ...]:
-        lookup, decay = self._pairs, self._settings.pair_decay
+        lookup, power = self._pairs, self._settings.pair_recency_power
         if lookup is None or not request.recent:
             return ()
         per_query = zip(request.recent, request.item_indexes, strict=True)
-        return tuple(lookup.reasons(recent, decay, items) for recent, items in per_query)
+        return tuple(lookup.reasons(recent, power, items) for recent, items in per_query)
 
     def holdings(self) -> ShardHoldings:
         statistics = self.shard.statistics

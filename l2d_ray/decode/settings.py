@@ -34,7 +34,7 @@ class DecoderSettings:
     cold_count: float | None = None
     pair_weight: float = 20.0
     pair_scale: float = 100.0
-    pair_decay: float = 0.7
+    pair_recency_power: float = 0.7
     repeat_weight: float = 0.0
 
     def to_json(self) -> str:

@@ -41,7 +41,7 @@ class Grids:
         half_lives_s: of the prior's decayed counts; None: no decay.
         shrinks_to_titles, cold_count: tried where the shards have titles.
         pair_weight, pair_scale: all of both, where the shards have pairs; without a weight the paired decoder is not tried.
-        pair_decay, repeat_weight: beside the defaults, with the best of both, which are then tried again with the best of these.
+        pair_recency_power, repeat_weight: beside the defaults, with the best of both, which are then tried again with the best of these.
     """
 
     num_neighbors: tuple[int, ...]
@@ -54,7 +54,7 @@ class Grids:
     cold_count: tuple[float | None, ...] = (None,)
     pair_weight: tuple[float, ...] = ()
     pair_scale: tuple[float, ...] = (DecoderSettings.pair_scale,)
-    pair_decay: tuple[float, ...] = ()
+    pair_recency_power: tuple[float, ...] = ()
     repeat_weight: tuple[float, ...] = ()
 
     def without_titles(self) -> Grids:
@@ -64,7 +64,7 @@ class Grids:
     def num_trials(self, decoders: Collection[DecoderName]) -> int:
         """How many trials ``tune`` makes of shards that these decoders can answer from."""
         num_local = len(self.num_neighbors) if "local" in decoders else 0
-        num_paired = len(self.pair_weight) * len(self.pair_scale) + len(self.pair_decay) + len(self.repeat_weight)
+        num_paired = len(self.pair_weight) * len(self.pair_scale) + len(self.pair_recency_power) + len(self.repeat_weight)
         tries_pairs = "paired" in decoders and bool(self.pair_weight)
         return 1 + NUM_PASSES * (len(self.changes()) + (num_paired if tries_pairs else 0)) + 1 + num_local
 
@@ -172,16 +172,16 @@ def _tune_paired(
     whitened: Trial,
     grids: Grids,
 ) -> Trial:
-    """Every weight of pairs with every scale, their decays, and the weights of repeats, over the best whitened decoder."""
+    """Every weight of pairs with every scale, their recency powers, and the weights of repeats, over the best whitened decoder."""
     recents = [recent_items(history) for history in histories]
     olders = [decoder.ranked(older_items(recent)) for recent in recents]
 
     @cache
-    def evidence(decay: float) -> list[Evidence]:
-        return [Evidence.joined([lookup.evidence(recent, decay) for lookup in lookups]) for recent in recents]
+    def evidence(power: float) -> list[Evidence]:
+        return [Evidence.joined([lookup.evidence(recent, power) for lookup in lookups]) for recent in recents]
 
     def attempt(settings: DecoderSettings) -> Trial:
-        found = zip(evidence(settings.pair_decay), olders, strict=True)
+        found = zip(evidence(settings.pair_recency_power), olders, strict=True)
         shifts = [of_query.shifts(older, settings) for of_query, older in found]
         return note(replace(whitened, settings=settings), decoder.top_k(queries, NUM_RANKED, shifts=shifts).ids)
 
@@ -189,8 +189,8 @@ def _tune_paired(
     for _ in range(NUM_PASSES):
         for weight, scale in product(grids.pair_weight, grids.pair_scale):
             best = max(best, attempt(replace(best.settings, pair_weight=weight, pair_scale=scale)), key=_score)
-        for decay in grids.pair_decay:
-            best = max(best, attempt(replace(best.settings, pair_decay=decay)), key=_score)
+        for power in grids.pair_recency_power:
+            best = max(best, attempt(replace(best.settings, pair_recency_power=power)), key=_score)
         for weight in grids.repeat_weight:
             best = max(best, attempt(replace(best.settings, repeat_weight=weight)), key=_score)
     return best

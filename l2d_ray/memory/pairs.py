@@ -5,7 +5,8 @@
 with u the number of users of an item, and c the sum over all places of j and of v in one user's sequence, at most WINDOW apart, of
 GAP_DECAY^(gap - 1), times BACKWARD where v comes first, times (1 + 1 / (1 + time between / TIME_SCALE_S)) / 2 where both times are known:
 item-kNN's ordered counts (``baselines.item_knn``; Sarwar et al. 2001), in which a year between two interactions counts too. It is what no
-title tells: that people who have one album have the other. An item may be its own source, where users repeat it.
+title tells: that people who have one album have the other. An item may be its own source, where users repeat it. The constants did best,
+or as well as any other, on the validation samples of Video_Games_2015 and CDs_2015 together.
 
 Of every item v only its NUM_SOURCES best sources j are kept, so pairs take a bounded part of what an item's mean does. That choice and
 every similarity need v's pairs and all users' counts alone, and counts are sums of whole multiples of 2**-32: any partition of the items
@@ -25,10 +26,10 @@ from l2d_ray.memory.statistics import NO_TIMESTAMP, WEIGHT_UNIT
 from l2d_ray.schema import SECONDS_PER_DAY
 
 WINDOW: Final = 20
-GAP_DECAY: Final = 0.9
+GAP_DECAY: Final = 0.85
 BACKWARD: Final = 0.5
-TIME_SCALE_S: Final = 60 * SECONDS_PER_DAY
-SHRINKAGE: Final = 20.0
+TIME_SCALE_S: Final = 30 * SECONDS_PER_DAY
+SHRINKAGE: Final = 10.0
 NUM_SOURCES: Final = 300
 MAX_PAIRS: Final = 1 << 26
 """Pairs that one pass over the sequences counts at most, about: 1 GiB."""

@@ -63,6 +63,17 @@ def test_equal_seeds_give_equal_models():
     assert not np.allclose(scores[0], scores[2])
 
 
+def test_more_interactions_are_more_edges_and_no_training():
+    before = AlphaRec(TRAIN, TITLES, FAST)
+    same, more = before.extended(TRAIN), before.extended([*TRAIN, [0, 5], [0, 5]])
+    np.testing.assert_array_equal(same._scores([[0]]), before._scores([[0]]))
+    assert not np.allclose(more._scores([[0]]), before._scores([[0]]))
+    weights = [system._network.mlp.state_dict() for system in (before, more)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert more._scores([[]])[0, 5] == before._scores([[]])[0, 5] + 2  # popularity, where a history is empty
+    np.testing.assert_array_equal(before._scores([[0]]), same._scores([[0]]))  # which is left as it was
+
+
 def test_tuning_returns_the_better_system():
     validation = ValidationSamples([[0], [5]], np.array([1, 4]))
     hopeless, able = AlphaRecSettings(max_epochs=0), FAST

@@ -152,8 +152,7 @@ def test_exclusion_is_the_full_ranking_without_the_excluded_items(data):
 def test_requests_do_not_depend_on_their_neighbours_in_the_batch(system, monkeypatch):
     histories = [[0, 1], [3], [], [5, 4, 2]]
     together = system.rank(histories, 6)
-    for module in ("alpharec", "bm25", "item_knn", "sequence_training", "session_knn"):
-        monkeypatch.setattr(f"l2d_ray.baselines.{module}._MAX_CELLS", NUM_ITEMS)  # one request at a time
+    monkeypatch.setattr("l2d_ray.baselines.interface.MAX_CELLS", NUM_ITEMS)  # one request at a time
     np.testing.assert_array_equal(system.rank(histories, 6), together)
     np.testing.assert_array_equal(np.concatenate([system.rank([history], 6) for history in histories]), together)
 

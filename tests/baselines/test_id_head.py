@@ -63,6 +63,14 @@ def test_validation_never_ends_below_the_start():
     assert quality(IdHeadSettings(learning_rate=1.0, max_epochs=3)) >= quality(UNTRAINED)
 
 
+def test_training_goes_on_from_the_start_and_tells_its_epochs():
+    start = whitened_start(*whitened(), num_items=NUM_ITEMS)
+    before, after = (IdHead(TRAIN, NUM_ITEMS, IdHeadSettings(max_epochs=epochs), start=start) for epochs in (0, 2))
+    assert (before.num_epochs, after.num_epochs) == (0, 2)
+    moved = np.abs(after._scores(HELD_OUT.queries) - before._scores(HELD_OUT.queries))[:, :5]
+    assert 0 < moved.max() < 10 * np.abs(before._scores(HELD_OUT.queries)).max()
+
+
 def test_tuning_returns_the_better_head():
     hopeless, able = UNTRAINED, IdHeadSettings(learning_rate=1e-2, batch_size=64, max_epochs=10)
     tuned = tune_id_head(TRAIN, NUM_ITEMS, validation=HELD_OUT, grid=[hopeless, able])

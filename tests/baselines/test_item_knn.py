@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2d_ray.baselines.item_knn import PLAIN_COSINE, ItemKnn, ItemKnnSettings, tune_item_knn
+from l2d_ray.baselines.tuning import Steps, ValidationSamples
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=8)
 
@@ -58,6 +59,16 @@ def test_ordered_counts_equal_the_reference(train):
     np.testing.assert_allclose(similarity(train, 6, options), reference_ordered(train, 6, options))
 
 
+def test_a_year_between_two_interactions_counts_where_times_and_their_scale_are_known():
+    train, times, day = [[0, 1, 2]], [[0, 0, 86_400]], 86_400
+    options = ItemKnnSettings(shrinkage=0.0, window=2, gap_decay=0.5, backward_weight=0.25, time_scale_s=day)
+    matrix = ItemKnn(train, 3, options, times=times)._similarity.toarray()
+    assert matrix[0, 1] == pytest.approx(1)
+    assert matrix[1, 2] == pytest.approx(0.75)  # as far apart as the scale
+    assert matrix[2, 0] == pytest.approx(0.5 * 0.25 * 0.75)
+    np.testing.assert_array_equal(similarity(train, 3, options), similarity(train, 3, replace(options, time_scale_s=None)))
+
+
 @settings(max_examples=40)
 @given(train=SEQUENCES, num_neighbors=st.integers(1, 6))
 def test_only_the_largest_neighbours_are_kept(train, num_neighbors):
@@ -89,7 +100,7 @@ def test_items_of_the_history_are_worth_what_their_weight_says():
 def test_tuning_takes_the_best_candidate_and_the_first_of_equals():
     train = [[0, 2], [1, 3], [0, 2]]
     forgetful, mindful = replace(PLAIN_COSINE, num_recent=1), replace(PLAIN_COSINE, num_recent=2, recency_decay=3.0)
-    tuned = tune_item_knn(train, 4, histories=[[1, 0]], targets=np.array([3]), grid=[forgetful, mindful, mindful])
+    tuned = tune_item_knn(train, 4, validation=ValidationSamples([[1, 0]], np.array([3])), steps=Steps((forgetful, mindful, mindful)))
     assert tuned.settings is mindful
     assert [candidate for candidate, _ in tuned.ndcg_at_20] == [forgetful, mindful, mindful]
     assert tuned.ndcg_at_20[1][1] == 1.0

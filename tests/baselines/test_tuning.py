@@ -34,12 +34,12 @@ class Pair:
 
 
 def test_steps_vary_the_best_so_far_one_field_after_another():
-    steps = Steps(Pair(), (("first", (4, 0, 3)), ("second", (0, 4))))
+    steps = Steps((Pair(),), (("first", (4, 0, 3)), ("second", (0, 4))))
     tuned = tune_in_steps(steps, lambda pair: Always(pair.first), SAMPLES)
     assert [settings for settings, _ in tuned.ndcg_at_20] == [Pair(), Pair(4), Pair(0), Pair(3), Pair(0, 0), Pair(0, 4)]
     assert [score for _, score in tuned.ndcg_at_20] == [0, 0, 1, 0, 1, 1]
     assert (tuned.settings, tuned.system.item) == (Pair(0), 0)  # of equals the first stays, over all steps
-    assert tune_in_steps(Steps(Pair(0)), lambda pair: Always(pair.first), SAMPLES).settings == Pair(0)
+    assert tune_in_steps(Steps((Pair(0),)), lambda pair: Always(pair.first), SAMPLES).settings == Pair(0)
 
 
 def test_refuses_to_choose_from_or_by_nothing():

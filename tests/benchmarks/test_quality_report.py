@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.quality.report import FOLDER, NOTHING, REPORT, growth_plots, plots, read_results, report, written
-from benchmarks.quality.report_tables import METRICS, claims, table
+from benchmarks.quality.report_tables import METRICS, ahead_table, claims, table
 from benchmarks.result import target
 
 
@@ -40,7 +40,8 @@ def row(family, recall, **others):
 
 @pytest.fixture
 def result():
-    difference = {f"recall@{k}": {"mean": 0.02, "low": -0.001, "high": 0.04} for k in (10, 20, 50)}
+    paired = {name: {"mean": 0.02, "low": -0.001, "high": 0.04} for name in METRICS}
+    difference = {"unmasked": paired, "masked": paired}
     rows = {
         "sasrec": row("items", 0.05, default_minus_row=difference, seeds={"1": dict.fromkeys(METRICS, 0.0512)}),
         "d3-20": row("language", 0.04, default_minus_row=difference),
@@ -57,9 +58,10 @@ def result():
             "split": "valid",
             "num_samples": 3000,
             "variants": {"with a vote": dict.fromkeys(METRICS, 0.11) | {"num_candidates": 24, "settings": {"weight": 0.25}}},
-            "rerank": {"num_samples": 300, "num_reranked": 50, "before": dict.fromkeys(METRICS, 0.3)},
+            "rerank": {"num_samples": 300, "num_reranked": 50, "seconds_per_1000": 61.4, "before": dict.fromkeys(METRICS, 0.3)},
         },
         "grids": "quick",
+        "shared_seconds": {"train": 1234.5, "build_memory": 60.0},
         "num_epochs": 5,
         "num_decoder_trials": 55,
         "num_decoder_samples": 3000,
@@ -97,7 +99,9 @@ def test_a_result_is_told_in_tables(result):
         "| recall@10 of default | >= 0.105 | 0.0987 | no |",
         "| unknown | >= 1 | - | - |",
         "| d3-20 * | +0.0200 (-0.0010 to +0.0400) |",
-        "| sasrec | 0.0500, 0.0512 | 0.0500, 0.0512 |",
+        "| sasrec | 0.0500, 0.0512 | 0.0500, 0.0512 | +0.0475 |",
+        "train 1,234 s, build memory 60 s.",
+        "which took 61 s per 1,000 requests:",
         "| sasrec | 4 | 0.1235 | 62 | 1,234,567 | `dim=64, learning_rate=0.002` |",
         "| random | 30 % | 10 | 0.3000 | 0.4000 |",
         "| d3-20 | 300.000 | 300.000 | - | - |",
@@ -114,6 +118,16 @@ def test_claims_are_judged_by_the_figures(result):
     assert "| l2d-g: more than 10 times as fast as d3-20, recall@10 no worse | 150.0 times, recall@10 0.0600 against 0.0400 | yes |" in text
     assert "| l2d-l above l2d-g for dense items, recall@20 | 0.0700 against 0.0600 | yes |" in text
     assert "| l2d-g above l2d-l for sparse items, recall@20 | 0.0600 against 0.0700 | no |" in text
+
+
+def test_where_a_baseline_is_ahead_is_told_with_both_figures(result):
+    assert ahead_table(result) == "No baseline is ahead of either in any of these figures."
+    rows = result["rows"] | {"l2d-w": row("decoder", 0.0501), "l2d-w+sasrec": row("items", 0.5), "d3-20": row("language", 0.2)}
+    rows["sasrec"]["slices"]["sparse"]["recall@20"] = 0.1
+    lines = ahead_table(result | {"rows": rows}).splitlines()[2:]
+    assert [line[2:].split(" | ")[:2] for line in lines] == [[ours, row] for ours in ("default", "l2d-w") for row in ("sasrec", "d3-20")]
+    assert lines[0] == "| default | sasrec | sparse recall@20 (0.1000 to 0.0987) |"
+    assert "recall@10 (0.2000 to 0.0501)" in lines[3]
 
 
 def test_plots_stand_alone_and_are_named_in_the_report(result):

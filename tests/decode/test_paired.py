@@ -19,7 +19,7 @@ from l2d_ray.memory.statistics import PooledStatistics, statistics_of
 from l2d_ray.memory.titles import TitleMap, TitleStates
 
 NUM_ITEMS, DIM = 12, 4
-SETTINGS = DecoderSettings(pair_weight=3.0, pair_scale=50.0, pair_decay=0.8)
+SETTINGS = DecoderSettings(pair_weight=3.0, pair_scale=50.0, pair_recency_power=0.8)
 REPEATS = st.sampled_from([-100.0, -1.5, 0.0, 1.5])
 EVERY = (None,)
 
@@ -38,7 +38,7 @@ def test_evidence_by_hand():
             similarity[source, 2 + int(pairs.places[place])] = pairs.similarities[place]
     found = PairLookup(pairs, np.array([2, 3])).evidence(recent_items([0, "unknown", 1]), 0.6)
     assert found.item_indexes.tolist() == [2, 3]
-    np.testing.assert_allclose(found.amounts, [similarity[1, 2] + 0.6**2 * similarity[0, 2], similarity[1, 3]])
+    np.testing.assert_allclose(found.amounts, [similarity[1, 2] + 3**-0.6 * similarity[0, 2], similarity[1, 3]])
     options = DecoderSettings(pair_weight=2.0, pair_scale=10.0)
     shifts = found.shifts(np.array([0, 1]), options)
     assert shifts.item_indexes.tolist() == [2, 3]
@@ -49,7 +49,7 @@ def test_evidence_by_hand():
     assert older_items(recent_items([1, "unknown", 0, 2])).tolist() == [0, 1]
     told = PairLookup(pairs, np.array([2, 3])).reasons(recent_items([0, "unknown", 1]), 0.6, np.array([1, 2, 3]))
     assert {item: [term.item_index for term in terms] for item, terms in told.items()} == {2: [1, 0], 3: [1]}
-    assert [term.amount for term in told[2]] == pytest.approx([similarity[1, 2], 0.6**2 * similarity[0, 2]])
+    assert [term.amount for term in told[2]] == pytest.approx([similarity[1, 2], 3**-0.6 * similarity[0, 2]])
     assert shares_of([PairReason(1, 3.0), PairReason(0, 1.0)]) == [0.75, 0.25]
     assert shares_of([]) == []
     nothing = PairLookup(pairs, np.array([2, 3])).evidence(recent_items(["unknown", 99]), 0.6)
@@ -132,7 +132,7 @@ def brute_force(memory: Shard, queries: np.ndarray, histories: Sequence[Sequence
                 rows = slice(pairs.starts[source], pairs.starts[source + 1])
                 targets = memory.statistics.item_indexes[pairs.places[rows]]
                 if source not in latest[:age] and item in targets:
-                    evidence += options.pair_decay**age * float(pairs.similarities[rows][targets == item][0])
+                    evidence += (1 + age) ** -options.pair_recency_power * float(pairs.similarities[rows][targets == item][0])
             if item >= 0:
                 repeated = options.repeat_weight if item in latest[1:] and item != latest[0] else 0.0
                 scores[item] = score + options.pair_weight * np.log1p(options.pair_scale * evidence) + repeated

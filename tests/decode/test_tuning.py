@@ -150,13 +150,13 @@ def test_planted_settings_of_the_paired_decoder_are_found_and_it_is_the_default(
     counted = [(shard.statistics.item_indexes, shard.statistics.counts) for shard in SHARDS]
     shards = [replace(shard, pairs=count_pairs(lambda: sequences, *of, 30)) for shard, of in zip(SHARDS, counted, strict=True)]
     wanted = DecoderSettings("paired", 1, 0.4, 5.0, 0.5, 3.0, shrinks_to_titles=False, pair_weight=7.0, pair_scale=20.0)
-    wanted = replace(wanted, pair_decay=0.9, repeat_weight=-2.0)
+    wanted = replace(wanted, pair_recency_power=0.9, repeat_weight=-2.0)
     searchers = [ShardSearcher(shard, POOLED, wanted) for shard in shards]
     nothing = (np.zeros(0, dtype=np.int64),) * len(QUERIES)
     recent = tuple(map(recent_items, HISTORIES))
     request = SearchRequest(QUERIES, "paired", NUM_RANKED, 1, nothing, (None,) * len(QUERIES), recent)
     one = Grids((3,), (0.4,), (3.0,), (5.0,), (0.5,), shrinks_to_titles=(False,), pair_weight=(0.0, 7.0, 9.0), pair_scale=(2.0, 20.0))
-    one = replace(one, pair_decay=(0.5, 0.9), repeat_weight=(-9.0, -2.0, 2.0))
+    one = replace(one, pair_recency_power=(0.5, 0.9), repeat_weight=(-9.0, -2.0, 2.0))
     agreement = agreement_with(search_shards(searchers, request).ids)
     found = tune(QUERIES, HISTORIES, shards, POOLED, agreement, grids=one, decayed=decayed)
     assert len(found.trials) == one.num_trials(("global", "local", "whitened", "paired")) == 1 + 1 + 1 + 2 * (6 + 2 + 3)

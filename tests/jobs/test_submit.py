@@ -56,7 +56,7 @@ def command_of(job: str, settings: list[str]) -> str:
 def submit(cluster: Cluster, script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script of jobs to its end; its output is in what the client says."""
     code = ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps({"excludes": EXCLUDED})]
-    return cluster.run("ray", "job", "submit", "--address", cluster.dashboard, *code, "--", "bash", "-c", shlex.quote(script))
+    return cluster.run("ray", "job", "submit", "--address", cluster.dashboard, *code, "--", "bash", "-c", script)
 
 
 def test_jobs_run_on_the_cluster_they_are_submitted_to(cluster, tmp_path):
