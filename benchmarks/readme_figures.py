@@ -92,7 +92,7 @@ def _quality(path: Path) -> str:
             lines.append([f"{name}{mark}", *(f"{metrics[column]:.4f}" for column in QUALITY_COLUMNS), f"{seconds[name]:.2f}"])
     caption = (
         f"`python -m benchmarks.quality` on {result['data']} ({result['num_memory_entries']:,} memory entries, a model of "
-        f"{result['num_language_parameters'] / 1e6:.1f} M parameters, {result['num_epochs']} epochs, two cores). Test split, full ranking, "
+        f"{result['num_language_parameters'] / 1e6:.1f} M parameters, {result['num_epochs']} epochs). Test split, full ranking, "
         "history not masked, by item id; every row tuned on validation; cost from history to 20 items in batches of 32. Rows with * write "
         f"titles and are scored on {result['num_samples']['language_subset']:,} samples. `default` is what `jobs.tune_decoder` chose "
         f"(`{result['decoder_settings']['decoder']}`); with `+` l2d-w is joined with whole baselines. All else, living "
