@@ -68,7 +68,9 @@ def brute_force_local(memory: Shard, query: np.ndarray, num_neighbors: int) -> l
     scored = []
     for item in np.unique(items[nearest]):
         mean = vectors[nearest[items[nearest] == item]].mean(0).astype(np.float32)
-        scored.append((np.square(mean.astype(float) - query).sum(), int(item)))
+        difference = (mean.astype(float) - query)[None]
+        # Summed as the decoder sums: means that are equally far in the numbers' own arithmetic may differ in the last bit of another order.
+        scored.append((float(np.einsum("ij,ij->i", difference, difference)[0]), int(item)))
     return [item for _, item in sorted(scored)]
 
 
