@@ -53,9 +53,9 @@ GROWTH_AXES: Final = {"epochs": ("num_epochs_run", "epochs"), "widths": ("num_pa
 """What grows in a line of benchmarks.growth: what a point is drawn at, and what that is."""
 
 AHEAD: Final = """Of the default decoder, and of `l2d-w`, which knows what titles tell. What that one lacks are pairs of items that
-nothing in their titles joins: who had this album had that one next. Neighbourhoods and models of item ids live on them, most where titles
-are names (CDs), and for items that are seldom taken. So the default decoder takes item pairs from the user sequences that the memory keeps
-anyway; `l2d-p` is what they add."""
+nothing in their titles joins: who had this album had that one next. Neighbourhoods live on them, also for items that are seldom taken, and
+models of item ids for those that are taken often; most where titles are names (CDs). So the default decoder takes item pairs from the user
+sequences that the memory keeps anyway; `l2d-p` is what they add."""
 
 NOTHING: Final = "No run is committed yet."
 
