@@ -30,15 +30,17 @@ from tests.clusters import unused_port
 pytestmark = pytest.mark.slow
 ROUTE = "/v1/recommendations"
 APP = "living"
+PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
 class Service:
     url: str
     index_dir: Path
+    http: httpx.Client
 
     def ask(self, **body) -> httpx.Response:
-        return httpx.post(self.url + ROUTE, json={"history": ["item-01"], "k": 5} | body, timeout=60)
+        return self.http.post(self.url + ROUTE, json={"history": ["item-01"], "k": 5} | body)
 
     @property
     def version(self) -> int:
@@ -60,6 +62,7 @@ def service(tiny_run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         update_s=0.5,
         refresh_s=0.2,
         cached_states=0,
+        longest_wait_s=120,  # a replica that is killed starts again beside whatever else this machine is testing
     )
     port = unused_port()
     ray.init(
@@ -68,7 +71,8 @@ def service(tiny_run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
         serve.run(build_app(arguments), name=APP)
-        yield Service(f"http://127.0.0.1:{port}", folder / "index")
+        with httpx.Client(timeout=180) as http:
+            yield Service(f"http://127.0.0.1:{port}", folder / "index", http)
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -84,11 +88,11 @@ class Asked:
 
 @contextmanager
 def asking(service: Service, num_threads: int = 3, **body) -> Iterator[Asked]:
-    """Requests from threads for the length of a ``with`` block; none may fail."""
+    """Requests from threads for the length of a ``with`` block; none may fail. Their pauses leave a replica the time to start again."""
     asked, is_over = Asked(), threading.Event()
 
     def ask() -> None:
-        while not is_over.is_set():
+        while not is_over.wait(PAUSE_S):
             response = service.ask(**body)
             if response.status_code == 200:
                 asked.answers.append(RecommendationAnswer.model_validate_json(response.content))
