@@ -26,6 +26,7 @@ from scipy import sparse
 
 from l2d_ray.baselines.interface import interaction_counts, rank_in_blocks
 from l2d_ray.baselines.tuning import Steps, Tuned, ValidationSamples, tune_in_steps
+from l2d_ray.memory.pairs import nearness
 from l2d_ray.schema import SECONDS_PER_DAY
 
 
@@ -82,7 +83,7 @@ class ItemKnn:
     """Neighbourhood model over items 0..num_items-1; memory is at most num_items * num_neighbors similarities after fitting.
 
     Args:
-        times: of the training interactions, seconds; without them ``time_scale_s`` says nothing.
+        times: of the training interactions, seconds, NO_TIMESTAMP where unknown; without them ``time_scale_s`` says nothing.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class ItemKnn:
         user_item = sparse.csr_matrix((np.ones(len(items)), (users, items)), shape=(len(train_sequences), num_items))
         user_item.data[:] = 1.0  # csr_matrix has summed a user's repeats
         if settings.is_ordered:
-            seconds = None if times is None else np.array([time for of_user in times for time in of_user], np.float64)
+            seconds = None if times is None else np.array([time for of_user in times for time in of_user], np.int64)
             cooccurrence = _ordered_cooccurrence(users, items, seconds, num_items, settings)
         else:
             cooccurrence = _cooccurrence(user_item)
@@ -164,7 +165,7 @@ def _cooccurrence(user_item: Any) -> Any:
 
 
 def _ordered_cooccurrence(
-    users: NDArray[np.int64], items: NDArray[np.int64], times: NDArray[np.float64] | None, num_items: int, settings: ItemKnnSettings
+    users: NDArray[np.int64], items: NDArray[np.int64], times: NDArray[np.int64] | None, num_items: int, settings: ItemKnnSettings
 ) -> Any:
     """Sparse (num_items, num_items): row j, column i counts j followed by i, and a part of i followed by j (see the module)."""
     shape = (num_items, num_items)
@@ -175,7 +176,7 @@ def _ordered_cooccurrence(
         differ = left != right  # a repeat looks the same from both ends and is counted once
         worth = np.full(len(left), settings.gap_decay ** (gap - 1))
         if times is not None and settings.time_scale_s is not None:
-            worth *= 0.5 + 0.5 / (1 + (times[gap:] - times[:-gap])[is_pair] / settings.time_scale_s)
+            worth *= nearness(times[:-gap][is_pair], times[gap:][is_pair], settings.time_scale_s)
         total += sparse.csr_matrix((worth, (left, right)), shape=shape)
         total += sparse.csr_matrix((worth[differ] * settings.backward_weight, (right[differ], left[differ])), shape=shape)
     return total

@@ -102,7 +102,7 @@ class _Counter:
             is_pair = users[gap:] == users[:-gap]
             earlier, later = items[:-gap][is_pair], items[gap:][is_pair]
             differ = earlier != later  # a repeat looks the same from both ends and is counted once
-            worth = GAP_DECAY ** (gap - 1) * _nearness(times[:-gap][is_pair], times[gap:][is_pair])
+            worth = GAP_DECAY ** (gap - 1) * nearness(times[:-gap][is_pair], times[gap:][is_pair], TIME_SCALE_S)
             self._note(earlier, later, worth)
             self._note(later[differ], earlier[differ], worth[differ] * BACKWARD)
         if self._num_waiting > max(len(self._keys[0]), MIN_WAITING):
@@ -132,10 +132,10 @@ class _Counter:
         self._keys, self._counts, self._num_waiting = [keys], [counts], 0
 
 
-def _nearness(earlier: NDArray[np.int64], later: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What a pair is worth for the time between its two; 1 where that is unknown."""
+def nearness(earlier: NDArray[np.int64], later: NDArray[np.int64], scale_s: float) -> NDArray[np.float64]:
+    """(p,) what pairs are worth for the time between their two, (1 + 1 / (1 + time / scale)) / 2; 1 where that is unknown."""
     between = np.where((earlier == NO_TIMESTAMP) | (later == NO_TIMESTAMP), 0, later - earlier)
-    worth: NDArray[np.float64] = 0.5 + 0.5 / (1 + between / TIME_SCALE_S)
+    worth: NDArray[np.float64] = 0.5 + 0.5 / (1 + between / scale_s)
     return worth
 
 
