@@ -127,6 +127,10 @@ class TrainConfig(Section):
     item_loss_weight: float = Field(
         0.0, ge=0, description="What an item's log-likelihood, from the state that the memory keeps, counts beside a token's in training."
     )
+    title_dropout: float = Field(
+        0.0, ge=0, lt=1, description="sequence: share of the titles that a training text leaves out, others in every epoch."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of the input embeddings and of the last hidden states in training.")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
     precision: Literal["float32", "bf16"] = Field("float32", description="Arithmetic of the forward and backward pass.")
     lora: LoraConfig | None = Field(None, description="Adapters instead of full fine-tuning.")
@@ -324,6 +328,14 @@ class RunConfig(Section):
     serve: ServeConfig = Field(ServeConfig(), description="The service.")
     keys: KeysConfig = Field(KeysConfig(), description="API keys of the service.")
     ray: RayConfig = Field(RayConfig(), description="The cluster.")
+
+    @model_validator(mode="after")
+    def _titles_can_be_left_out(self) -> RunConfig:
+        if self.train != "none" and self.train.title_dropout and self.model.prompt_format != "sequence":
+            raise ValueError(
+                f"train.title_dropout ({self.train.title_dropout}) needs model.prompt_format sequence, which is {self.model.prompt_format}"
+            )
+        return self
 
     @property
     def data_dir(self) -> Path:

@@ -131,3 +131,10 @@ def test_windows_that_cannot_move_on_are_refused():
     with pytest.raises(ConfigError, match=r"model"):
         parse_config({"model": {"window_items": 8, "min_history": 8}})
     assert parse_config({"model": {"window_items": 8, "min_history": 7}}).model.min_history == 7
+
+
+def test_titles_are_left_out_of_sequences_alone():
+    with pytest.raises(ConfigError, match=r"title_dropout \(0.2\) needs model.prompt_format sequence, which is instruction"):
+        parse_config({"train": {"title_dropout": 0.2}, "model": {"prompt_format": "instruction"}})
+    assert parse_config({"train": "none", "model": {"prompt_format": "instruction"}}).train == "none"
+    assert parse_config({"train": {"title_dropout": 0.2}}).model.prompt_format == "sequence"

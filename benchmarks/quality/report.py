@@ -49,6 +49,11 @@ GROWTH: Final = """## How quality grows with the model and its training
 Runs of `python -m benchmarks.growth`, on validation alone; each was tuned by itself. How it grows with the memory stands with each data set
 above."""
 
+VARIANTS: Final = """## What a change of the training is worth
+
+Runs of `python -m benchmarks.trainings`, on validation alone; each was tuned by itself. Title dropout: the share of the titles that a
+training text leaves out, others in every epoch. Dropout: of the input embeddings and of the last hidden states."""
+
 GROWTH_AXES: Final = {"epochs": ("num_epochs_run", "epochs"), "widths": ("num_parameters", "parameters of the model")}
 """What grows in a line of benchmarks.growth: what a point is drawn at, and what that is."""
 
@@ -70,9 +75,9 @@ def main() -> None:
 
 def written() -> tuple[str, dict[str, str]]:
     """What the committed results say: REPORT.md, and the plots by the names of their files."""
-    results, growth = read_results(), read_results(pattern="growth")
+    results, growth, variants = (read_results(pattern=pattern) for pattern in ("quality", "growth", "trainings"))
     check = read_results(pattern="sasrec_check").get("")
-    return report(results, read_results(pattern="amazon_mini"), check, growth), plots(results) | growth_plots(growth)
+    return report(results, read_results(pattern="amazon_mini"), check, growth, variants), plots(results) | growth_plots(growth)
 
 
 def read_results(folder: Path = RESULTS, *, pattern: str = "quality") -> dict[str, dict[str, Any]]:
@@ -85,13 +90,15 @@ def report(
     trainings: Mapping[str, Mapping[str, Any]],
     check: Mapping[str, Any] | None = None,
     growth: Mapping[str, Mapping[str, Any]] | None = None,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """The whole of REPORT.md: a section a data set, lines of benchmarks.amazon_mini and benchmarks.growth by name, and the check."""
+    """The whole of REPORT.md: a section a data set, lines of benchmarks.amazon_mini, growth and trainings by name, and the check."""
     sections = [section(name, result) for name, result in results.items()] or [NOTHING]
     trained = [TRAINING, tables.training_table(trainings.values())] if trainings else []
     grown = [GROWTH, *(part for name, line in growth.items() for part in _growth(name, line))] if growth else []
+    varied = [VARIANTS, *(part for line in variants.values() for part in _variants(line))] if variants else []
     checked = [CHECK, tables.check_table(check)] if check is not None else []
-    return "\n\n".join([HEAD, *sections, *trained, *grown, *checked]) + "\n"
+    return "\n\n".join([HEAD, *sections, *trained, *varied, *grown, *checked]) + "\n"
 
 
 def section(name: str, result: Mapping[str, Any]) -> str:
@@ -162,6 +169,10 @@ def growth_plots(growth: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def _growth(name: str, line: Mapping[str, Any]) -> list[str]:
     pictures = [f"![Validation recall against {label}]({_growth_file(name, axis)})" for axis, (_, label) in GROWTH_AXES.items()]
     return [f"### {line['data']}", tables.growth_table(line), *pictures]
+
+
+def _variants(line: Mapping[str, Any]) -> list[str]:
+    return [f"### {line['data']}", tables.runs_table((f"`{run['changes']}`", run) for run in line["runs"])]
 
 
 def _growth_file(name: str, axis: str) -> str:

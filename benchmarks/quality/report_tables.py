@@ -222,12 +222,16 @@ def training_table(lines: Iterable[Result]) -> str:
 
 def growth_table(line: Result) -> str:
     """A row a run of benchmarks.growth."""
+    axes = (("epochs", "num_epochs"), ("widths", "hidden_size"))
+    return runs_table((f"{what}={point[what]}", point) for axis, what in axes for point in line[axis])
+
+
+def runs_table(runs: Iterable[tuple[str, Result]]) -> str:
+    """Runs by what they are called, as ``benchmarks.growth.measured`` tells them."""
     rows = []
-    for axis, what in (("epochs", "num_epochs"), ("widths", "hidden_size")):
-        for point in line[axis]:
-            figures = [f"{point['valid'][system][metric]:.4f}" for system in GROWTH_SYSTEMS for metric in TRAINING_METRICS]
-            asked = f"{what}={point[what]}"
-            rows.append([asked, f"{point['num_parameters']:,}", str(point["num_epochs_run"]), f"{point['train_s']:.0f}", *figures])
+    for name, run in runs:
+        figures = [f"{run['valid'][system][metric]:.4f}" for system in GROWTH_SYSTEMS for metric in TRAINING_METRICS]
+        rows.append([name, f"{run['num_parameters']:,}", str(run["num_epochs_run"]), f"{run['train_s']:.0f}", *figures])
     heads = [f"{system} {metric}" for system in GROWTH_SYSTEMS for metric in TRAINING_METRICS]
     return table(["run", "parameters", "epochs", "training, s", *heads], rows)
 

@@ -56,6 +56,22 @@ def training_texts(
     ]
 
 
+def without_some_titles(text: TrainingText, share: float, rng: np.random.Generator) -> TrainingText:
+    """The text as if some of the items that it predicts had never been taken: each with probability ``share``, but not all of them.
+
+    What follows a dropped title is predicted from what stands before it. What stands before the first predicted title stays.
+    """
+    num_titles = len(text.state_indexes)
+    is_kept = rng.random(num_titles) >= share
+    if not is_kept.any():
+        is_kept[rng.integers(num_titles)] = True
+    lengths = np.diff(text.state_indexes, append=len(text.token_ids) - 1)
+    ends = text.loss_start + np.cumsum(lengths[is_kept])
+    is_token_kept = np.concatenate([np.ones(text.loss_start, dtype=np.bool_), np.repeat(is_kept, lengths)])
+    states = np.concatenate([[text.loss_start], ends[:-1]]) - 1
+    return TrainingText(text.token_ids[is_token_kept], text.loss_start, states.astype(np.int32), text.target_items[is_kept])
+
+
 def packed_batches(
     texts: Iterable[TrainingText], *, batch_tokens: int, mean_tokens: float, rng: np.random.Generator
 ) -> Iterator[list[TrainingText]]:

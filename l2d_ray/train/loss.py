@@ -76,11 +76,15 @@ class CompletionLoss(nn.Module):
     Args:
         item_weight: what an item's negative log-likelihood counts beside a token's; 0: there is no layer for items.
         titles: token ids of every item's title, at least one token each.
+        dropout: of the input embeddings and of the last hidden states, while training.
     """
 
-    def __init__(self, model: Any, *, item_weight: float = 0.0, titles: Sequence[TokenIds] = ()) -> None:
+    def __init__(self, model: Any, *, item_weight: float = 0.0, titles: Sequence[TokenIds] = (), dropout: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self.dropout = nn.Dropout(dropout)
+        if dropout:
+            self._causal_lm().get_input_embeddings().register_forward_hook(lambda module, given, embedded: self.dropout(embedded))
         self.item_weight = item_weight
         self.item_head = ItemHead(titles, model.config.hidden_size, model.dtype) if item_weight else None
 
@@ -94,7 +98,7 @@ class CompletionLoss(nn.Module):
         state_columns: Tensor,
         target_items: Tensor,
     ) -> Tensor:
-        states = self._causal_lm().base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        states = self.dropout(self._causal_lm().base_model(input_ids=token_ids, use_cache=False).last_hidden_state)
         loss = _summed_loss(self._causal_lm().get_output_embeddings(), states[rows, columns], targets)
         if self.item_head is not None:
             layer = self.item_head(self._causal_lm().get_input_embeddings()(self.item_head.tokens))

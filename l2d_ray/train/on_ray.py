@@ -35,7 +35,7 @@ from l2d_ray.data.sequences import part_paths, read_part
 from l2d_ray.errors import DataError
 from l2d_ray.schema import TRAIN, VALID
 from l2d_ray.text.prompts import PromptFormat, TokenIds
-from l2d_ray.train.batches import TrainingText, batches_per_epoch, packed_batches, training_texts
+from l2d_ray.train.batches import TrainingText, batches_per_epoch, packed_batches, training_texts, without_some_titles
 from l2d_ray.train.loop import train_epoch, validate
 from l2d_ray.train.loss import CompletionLoss
 from l2d_ray.train.progress import ProgressBoard, Snapshot, shown
@@ -71,6 +71,8 @@ class TrainSettings:
     max_grad_norm: float
     patience: int
     item_loss_weight: float
+    title_dropout: float
+    dropout: float
     zero_stage: int
     precision: str
     lora: dict[str, Any] | None
@@ -213,7 +215,7 @@ def _make_engine(settings: TrainSettings, titles: list[TokenIds]) -> tuple[Any, 
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()  # else nothing below frozen embeddings would be recomputed with gradients
-    loss = CompletionLoss(model, item_weight=settings.item_loss_weight, titles=titles)
+    loss = CompletionLoss(model, item_weight=settings.item_loss_weight, titles=titles, dropout=settings.dropout)
     optimizer = torch.optim.AdamW(parameter_groups(loss, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
     share = settings.num_texts // settings.num_workers
     steps = max(1, batches_per_epoch(share, settings.batch_tokens, settings.mean_tokens) // settings.accumulation_steps)
@@ -238,7 +240,10 @@ def _make_engine(settings: TrainSettings, titles: list[TokenIds]) -> tuple[Any, 
 
 def _run_epoch(engine: Any, settings: TrainSettings, epoch: int, num_steps: int, board: Any) -> dict[str, float]:
     rng = np.random.default_rng([settings.seed, epoch, _rank()])
-    batches = packed_batches(_texts("train"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_tokens, rng=rng)
+    texts = _texts("train")
+    if settings.title_dropout:
+        texts = (without_some_titles(text, settings.title_dropout, rng) for text in texts)
+    batches = packed_batches(texts, batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_tokens, rng=rng)
     tell = _teller(engine, board, num_steps * settings.num_epochs)
     trained = train_epoch(engine, batches, lambda loss: tell())
     held_out = packed_batches(_texts("valid"), batch_tokens=settings.batch_tokens, mean_tokens=settings.mean_valid_tokens, rng=rng)

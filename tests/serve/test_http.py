@@ -29,17 +29,15 @@ HEAD = f"POST {ROUTE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/j
 
 @pytest.fixture(scope="module")
 def service(tiny_run) -> Iterator[str]:
-    """URL of the service; at /full the same with room for one request, at /linear without the local decoder."""
+    """URL of the service; at /small the same with room for one request and without the decoders that need entries or pairs."""
     arguments = ServeArguments(checkpoint_dir=tiny_run.checkpoint_dir, index_dir=tiny_run.index_dir, device="cpu", access_control=False)
-    one_at_a_time = arguments.model_copy(update={"max_requests": 1})
-    linear = arguments.model_copy(update={"decoders": ("global", "whitened")})
+    small = arguments.model_copy(update={"max_requests": 1, "decoders": ("global", "whitened")})
     port = unused_port()
     ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", object_store_memory=128 << 20)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
         serve.run(build_app(arguments), name="l2d_ray")
-        serve.run(build_app(one_at_a_time), name="full", route_prefix="/full")
-        serve.run(build_app(linear), name="linear", route_prefix="/linear")
+        serve.run(build_app(small), name="small", route_prefix="/small")
         yield f"http://127.0.0.1:{port}"
     finally:
         serve.shutdown()
@@ -86,16 +84,15 @@ def test_health_readiness_and_documentation(service: str, client: Client):
 
 
 def test_status_says_what_each_deployment_holds(tiny_run, service: str):
-    whole, linear = (
-        ServiceStatus.model_validate_json(httpx.get(f"{service}{prefix}/v1/status").raise_for_status().content)
-        for prefix in ("", "/linear")
+    whole, small = (
+        ServiceStatus.model_validate_json(httpx.get(f"{service}{prefix}/v1/status").raise_for_status().content) for prefix in ("", "/small")
     )
-    assert [shard.num_entries for shard in whole.shards] == [shard.num_entries for shard in linear.shards]
-    assert whole.entries_bytes > linear.entries_bytes == 0
-    assert whole.statistics_bytes >= linear.statistics_bytes > 0
-    refused = httpx.post(f"{service}/linear{ROUTE}", json={"history": ["item-01"], "decoder": "local"})
+    assert [shard.num_entries for shard in whole.shards] == [shard.num_entries for shard in small.shards]
+    assert whole.entries_bytes > small.entries_bytes == 0
+    assert whole.statistics_bytes >= small.statistics_bytes > 0
+    refused = httpx.post(f"{service}/small{ROUTE}", json={"history": ["item-01"], "decoder": "local"})
     assert (refused.status_code, "'local' is not served here" in refused.text) == (422, True)
-    answered = httpx.post(f"{service}/linear{ROUTE}", json={"history": ["item-01"], "decoder": "global"})
+    answered = httpx.post(f"{service}/small{ROUTE}", json={"history": ["item-01"], "decoder": "global"})
     assert ids_of(RecommendationAnswer.model_validate_json(answered.content)) == tiny_run.expected_ids([1], 10, decoder="global")
 
 
@@ -129,7 +126,7 @@ def test_the_client_raises_what_the_service_refuses(client: Client):
 def test_more_requests_than_there_is_room_for_are_refused_not_kept_waiting(tiny_run, service: str):
     body = {"history": ["item-01"], "k": 5}
     with ThreadPoolExecutor(48) as threads, httpx.Client(limits=httpx.Limits(max_connections=48), timeout=30) as http:
-        answers = list(threads.map(lambda _: http.post(f"{service}/full{ROUTE}", json=body), range(96)))
+        answers = list(threads.map(lambda _: http.post(f"{service}/small{ROUTE}", json=body), range(96)))
     refused = [answer for answer in answers if answer.status_code != 200]
     assert 0 < len(refused) < len(answers)
     assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(503, "1")}

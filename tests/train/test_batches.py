@@ -9,7 +9,7 @@ from l2d_ray.data.sequences import iter_sequences
 from l2d_ray.schema import TRAIN, VALID
 from l2d_ray.text.prompts import SequencePrompts
 from l2d_ray.train import batches as batches_module
-from l2d_ray.train.batches import TrainingText, batches_per_epoch, packed_batches, training_texts
+from l2d_ray.train.batches import TrainingText, batches_per_epoch, packed_batches, training_texts, without_some_titles
 from tests.toys import toy_catalogue, write_toy_data
 
 BLANK = np.zeros(0, dtype=np.int32)
@@ -84,3 +84,32 @@ def test_texts_name_the_items_that_follow_at_their_states(tmp_path):
                 assert [20 + item for item in text.target_items] == [text.token_ids[state + 1] for state in text.state_indexes]
             num_targets += len(followers)
         assert num_targets > 20
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=8), st.integers(1, 5), st.floats(0, 0.99), st.integers(0, 2**32))
+def test_a_text_without_some_titles_is_that_of_a_user_who_never_took_them(lengths, first_position, share, seed):
+    prompts = SequencePrompts((1, 2), 0, window_items=50, min_history=1)
+    titles = [np.full(length, 10 + item, dtype=np.int32) for item, length in enumerate(lengths)]
+    first = min(first_position, len(titles) - 1)
+
+    def text_of(items: list[int]) -> TrainingText:
+        (window,) = prompts.windows([titles[item] for item in items], first, completions=True)
+        return TrainingText(window.token_ids, window.loss_start, window.state_indexes, np.array(items[first:], dtype=np.int32))
+
+    found = without_some_titles(text_of(list(range(len(titles)))), share, np.random.default_rng(seed))
+    kept = found.target_items.tolist()
+    assert kept
+    assert kept == sorted(set(kept) & set(range(first, len(titles))))
+    wanted = text_of([*range(first), *kept])
+    assert found.loss_start == wanted.loss_start
+    for name in ("token_ids", "state_indexes", "target_items"):
+        assert getattr(found, name).dtype == getattr(wanted, name).dtype
+        assert getattr(found, name).tolist() == getattr(wanted, name).tolist()
+
+
+def test_titles_are_left_out_as_often_as_told():
+    text = TrainingText(np.arange(21, dtype=np.int32), 1, np.arange(20, dtype=np.int32), np.arange(20, dtype=np.int32))
+    rng = np.random.default_rng(0)
+    assert without_some_titles(text, 0.0, rng).target_items.tolist() == list(range(20))
+    num_kept = [len(without_some_titles(text, 0.3, rng).target_items) for _ in range(500)]
+    assert np.mean(num_kept) == pytest.approx(14, abs=0.3)

@@ -108,3 +108,27 @@ def test_items_have_a_loss_of_their_own_at_the_samples_states(monkeypatch, rows_
     found = gradients(loss, ours)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("item_weight", [0.0, 2.0])
+def test_dropout_is_of_training_alone_and_of_embeddings_and_states(item_weight):
+    batch = make_batch(make_texts()).tensors()
+    plain, dropping = (
+        CompletionLoss(tiny_model().model, item_weight=item_weight, titles=TITLES, dropout=dropout) for dropout in (0.0, 0.5)
+    )
+    if item_weight:
+        dropping.item_head.load_state_dict(plain.item_head.state_dict())
+    with torch.no_grad():
+        assert float(dropping.eval()(*batch)) == pytest.approx(float(plain.eval()(*batch)), rel=1e-6)
+        embedded = plain.model.get_input_embeddings()(batch[0])
+        seen: list[torch.Tensor] = []
+        dropping.model.base_model.layers[0].register_forward_hook(lambda module, given, states: seen.append(given[0]))
+        torch.manual_seed(0)
+        losses = [float(dropping.train()(*batch)) for _ in range(2)]
+    assert losses[0] != losses[1]
+    is_dropped = [(states == 0)[embedded != 0] for states in seen]
+    assert not torch.equal(*is_dropped)
+    assert [float(dropped.float().mean()) for dropped in is_dropped] == pytest.approx([0.5, 0.5], abs=0.05)
+    kept = seen[0] != 0
+    torch.testing.assert_close(seen[0][kept], 2 * embedded[kept])
+    assert set(dropping.dropout(torch.ones(1000)).unique().tolist()) == {0.0, 2.0}
