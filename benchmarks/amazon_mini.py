@@ -21,7 +21,7 @@ from jobs.stages import Stage, run_stages
 from l2d_ray.cluster import connect
 from l2d_ray.config import RunConfig
 
-SMALL = ["train.num_epochs=1", "model.mini.hidden_size=32", "model.mini.num_layers=1", "decoder.max_samples=300"]
+SMALL = ["train.num_epochs=1", "train.batch_tokens=8192", "model.mini.hidden_size=32", "model.mini.num_layers=1", "decoder.max_samples=300"]
 
 
 def evaluate_on(split: str) -> Any:
