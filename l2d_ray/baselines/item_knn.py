@@ -26,7 +26,7 @@ from scipy import sparse
 
 from l2d_ray.baselines.interface import interaction_counts, rank_in_blocks
 from l2d_ray.baselines.tuning import Steps, Tuned, ValidationSamples, tune_in_steps
-from l2d_ray.memory.pairs import nearness
+from l2d_ray.memory.pairs import nearness, pairs_by_gap
 from l2d_ray.schema import SECONDS_PER_DAY
 
 
@@ -170,13 +170,12 @@ def _ordered_cooccurrence(
     """Sparse (num_items, num_items): row j, column i counts j followed by i, and a part of i followed by j (see the module)."""
     shape = (num_items, num_items)
     total = sparse.csr_matrix(shape)
-    for gap in range(1, min(settings.window, len(items) - 1) + 1):
-        is_pair = users[gap:] == users[:-gap]
-        left, right = items[:-gap][is_pair], items[gap:][is_pair]
+    for gap, places in pairs_by_gap(users, settings.window):
+        left, right = items[places], items[places + gap]
         differ = left != right  # a repeat looks the same from both ends and is counted once
         worth = np.full(len(left), settings.gap_decay ** (gap - 1))
         if times is not None and settings.time_scale_s is not None:
-            worth *= nearness(times[:-gap][is_pair], times[gap:][is_pair], settings.time_scale_s)
+            worth *= nearness(times[places], times[places + gap], settings.time_scale_s)
         total += sparse.csr_matrix((worth, (left, right)), shape=shape)
         total += sparse.csr_matrix((worth[differ] * settings.backward_weight, (right[differ], left[differ])), shape=shape)
     return total

@@ -15,7 +15,7 @@ into shards, and any order of the users, gives the same bits (tested).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -98,11 +98,10 @@ class _Counter:
         users, items, times = sequences.users, sequences.items, sequences.times
         distinct = np.unique(users * self._num_items + items) % self._num_items
         self._num_users += np.bincount(distinct, minlength=self._num_items)
-        for gap in range(1, min(WINDOW, len(items) - 1) + 1):
-            is_pair = users[gap:] == users[:-gap]
-            earlier, later = items[:-gap][is_pair], items[gap:][is_pair]
+        for gap, places in pairs_by_gap(users, WINDOW):
+            earlier, later = items[places], items[places + gap]
             differ = earlier != later  # a repeat looks the same from both ends and is counted once
-            worth = GAP_DECAY ** (gap - 1) * nearness(times[:-gap][is_pair], times[gap:][is_pair], TIME_SCALE_S)
+            worth = GAP_DECAY ** (gap - 1) * nearness(times[places], times[places + gap], TIME_SCALE_S)
             self._note(earlier, later, worth)
             self._note(later[differ], earlier[differ], worth[differ] * BACKWARD)
         if self._num_waiting > max(len(self._keys[0]), MIN_WAITING):
@@ -130,6 +129,12 @@ class _Counter:
         counts = np.zeros(len(keys), dtype=np.int64)
         np.add.at(counts, slots, np.concatenate(self._counts))
         self._keys, self._counts, self._num_waiting = [keys], [counts], 0
+
+
+def pairs_by_gap(users: NDArray[np.int64], window: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Gaps from 1 to ``window``, each with the places (p,) of the earlier of two interactions of one user, ``users`` (n,), so far apart."""
+    for gap in range(1, min(window, len(users) - 1) + 1):
+        yield gap, np.flatnonzero(users[gap:] == users[:-gap])
 
 
 def nearness(earlier: NDArray[np.int64], later: NDArray[np.int64], scale_s: float) -> NDArray[np.float64]:

@@ -67,7 +67,7 @@ def test_served_ids_are_the_oracle_s(tiny_run, client: Client):
     assert num_checked > 2000
 
 
-def test_requests_at_once_share_batches_and_get_their_own_answers(tiny_run, client: Client):
+def test_requests_at_once_get_their_own_answers(tiny_run, client: Client):
     histories = tiny_run.histories(16, seed=4)
     with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(lambda history: client.recommend(tiny_run.as_sent(history), k=20), histories))

@@ -167,8 +167,10 @@ def test_a_visit_with_the_keyboard_alone(guest: Visitor):
     until(guest, lambda: page.evaluate("document.activeElement.id") == "map")
     guest.press("ArrowRight", "ArrowUp", "+")
     page.wait_for_selector("#map-label:not([hidden])")
+    pointed, before = page.inner_text("#map-label strong"), guest.history()
     guest.press("Enter")
-    guest.wait("document.querySelectorAll('#history li').length >= 3")
+    guest.wait("document.querySelectorAll('#history li').length === 4")
+    assert guest.history() == [*before, pointed]
     length = len(guest.history())
     page.focus("#search")
     until(guest, lambda: guest.focused() == f"Remove {guest.history()[0]}")
