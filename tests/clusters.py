@@ -1,4 +1,4 @@
-"""Ray as its users start it: ``ray start`` in processes of their own, all ports free ones, so that other clusters are left alone."""
+"""Clusters of a test's own: in its process, or as users start them, by ``ray start`` on free ports, so that others are left alone."""
 
 import os
 import shutil
@@ -47,6 +47,19 @@ def free_ports(count: int) -> list[int]:
 
 def unused_port() -> int:
     return free_ports(1)[0]
+
+
+@contextmanager
+def own_cluster(**options: Any) -> Iterator[None]:
+    """A local cluster with these options, in the place of the one that tests share (``conftest.ray_cluster``), which is stopped."""
+    import ray
+
+    ray.shutdown()
+    ray.init(address="local", include_dashboard=False, object_store_memory=128 << 20, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @contextmanager

@@ -21,6 +21,15 @@ def single_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def ray_cluster() -> None:
+    """A local cluster of four CPUs. It stays for the next file that wants one, with its workers and all that they have imported."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=512 << 20, logging_level="WARNING")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no worker is left alone with one at the end; backwards, since training takes longest."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

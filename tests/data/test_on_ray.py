@@ -11,7 +11,6 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
-from l2d_ray.cluster import connect
 from l2d_ray.config import DataConfig, RunConfig
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.on_ray import a_year_before, prepare
@@ -19,16 +18,10 @@ from l2d_ray.data.sequences import UserSequence, iter_sequences, part_paths, rea
 from l2d_ray.errors import ConfigError, DataError, L2DError
 from l2d_ray.schema import TEST, TRAIN, VALID, stable_hash
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 K_CORE = 3
 USERS_PER_PART = 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    with connect(None, 3):
-        yield
 
 
 def _toy_rows():

@@ -39,7 +39,8 @@ def test_a_wrong_setting_is_one_message_and_exit_code_2():
     assert result.stdout == ""
 
 
-def test_an_absent_cluster_is_refused_at_once():
+def test_an_absent_cluster_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # tests before this one may have left their cluster for those after it
     with pytest.raises(ConfigError, match=r"'127\.0\.0\.1:1' cannot be joined"), connect("127.0.0.1:1", 3):
         pass
 

@@ -32,20 +32,13 @@ from tests.index.memories import (
 )
 from tests.toys import build_toy_run, toy_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 ROOT = Path(__file__).parents[2]
 KILL_TIMEOUT_S = 180
 NUM_MANY = 80
 """Shards that take a build so long that it is killed before they are all done."""
 QUERIES = np.random.default_rng(9).normal(size=(4, DIM)).astype(np.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

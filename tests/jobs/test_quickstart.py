@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 import pytest
-import ray
 
 from jobs import quickstart, tune_decoder
 from jobs.cli import run
@@ -17,19 +16,12 @@ from l2d_ray.memory.update import set_half_life
 from l2d_ray.schema import SECONDS_PER_DAY
 from tests.toys import TITLES, toy_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 NUM_USERS, NUM_ITEMS, LENGTH = 40, 12, 9
 SYSTEMS = {"popularity", "item-knn", "l2d-g", "l2d-l", "l2d-w", "l2d-p"}
 METRICS = {f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50, 100)}
 STAGES = [stage.name for stage in quickstart.STAGES]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
-    yield
-    ray.shutdown()
 
 
 def write_table(folder: Path) -> dict[str, object]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from jobs import build_memory, memory, update_memory
 from l2d_ray.data.sequences import iter_sequences
@@ -20,16 +19,9 @@ from l2d_ray.store.open import open_store
 from l2d_ray.store.records import Author
 from tests.toys import encode_in_process, tiny_model, toy_config, write_toy_data
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -35,10 +35,8 @@ TIMEOUT_S = 500
 
 
 @pytest.fixture(scope="module")
-def address():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+def address(ray_cluster) -> str:
+    return ray.get_runtime_context().gcs_address
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from l2d_ray.errors import StorageError
 from l2d_ray.memory.entries import entries_table
@@ -104,22 +103,18 @@ def test_a_commit_changes_nothing_and_goes_on_after_space_is_freed(memory, small
 
 
 @pytest.mark.slow
-def test_a_build_stops_with_a_sentence_and_goes_on_where_it_stopped(small_disk, tmp_path):
+def test_a_build_stops_with_a_sentence_and_goes_on_where_it_stopped(small_disk, tmp_path, ray_cluster):
     write_toy_data(tmp_path / "data", num_users=60, users_per_part=3)
     save_checkpoint(tiny_model(), tmp_path / "checkpoint")
     spec, uri = EncoderSpec(str(tmp_path / "checkpoint"), "cpu", 256), str(small_disk / "memory")
     filler = fill(small_disk, 40 * PAGE_BYTES)
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="WARNING")
-    try:
-        with pytest.raises(StorageError, match=SENTENCE):
-            build_memory(tmp_path / "data", uri, spec=spec, num_workers=1)
-        stopped = Memory.open(uri)
-        assert time.time() - datetime.fromisoformat(stopped.state.created_at).timestamp() < ERROR_WITHIN_S
-        assert 0 < len(stopped.state.parts) < 20
-        assert sum(map(len, stopped.scan())) == len(stopped)
-        filler.unlink()
-        summary = build_memory(tmp_path / "data", uri, spec=spec, num_workers=1)
-    finally:
-        ray.shutdown()
+    with pytest.raises(StorageError, match=SENTENCE):
+        build_memory(tmp_path / "data", uri, spec=spec, num_workers=1)
+    stopped = Memory.open(uri)
+    assert time.time() - datetime.fromisoformat(stopped.state.created_at).timestamp() < ERROR_WITHIN_S
+    assert 0 < len(stopped.state.parts) < 20
+    assert sum(map(len, stopped.scan())) == len(stopped)
+    filler.unlink()
+    summary = build_memory(tmp_path / "data", uri, spec=spec, num_workers=1)
     assert (summary.num_parts, summary.num_parts_reused) == (20, len(stopped.state.parts))
     check_memory(Memory.open(uri), tmp_path / "checkpoint", tmp_path / "data")

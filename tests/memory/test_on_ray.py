@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from l2d_ray.data.sequences import UserSequence, part_number, part_paths, write_part
 from l2d_ray.decode.decoder import load_latent_decoder
@@ -27,14 +26,7 @@ from l2d_ray.schema import TRAIN
 from tests.memory.built import check_memory
 from tests.toys import NUM_ITEMS, tiny_model, write_toy_data
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from l2d_ray.data.catalogue import Catalogue
 from l2d_ray.data.sequences import UserSequence, part_paths, write_part
@@ -151,13 +150,6 @@ def test_a_user_of_25_000_interactions_takes_the_memory_of_the_answer(tmp_path):
 )
 def test_threads_share_a_nodes_cores(cores, num_actors, threads):
     assert shared_threads(cores, num_actors) == threads
-
-
-@pytest.fixture(scope="module")
-def ray_cluster():
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.slow

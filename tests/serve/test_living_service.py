@@ -15,7 +15,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import ray
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
@@ -25,7 +24,7 @@ from l2d_ray.index.layout import generations, read_manifest
 from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.messages import RecommendationAnswer
 from l2d_ray.serve.on_ray import ENCODER, UPDATER, build_app, shard_name
-from tests.clusters import unused_port
+from tests.clusters import own_cluster, unused_port
 
 pytestmark = pytest.mark.slow
 ROUTE = "/v1/recommendations"
@@ -65,17 +64,14 @@ def service(tiny_run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         longest_wait_s=120,  # a replica that is killed starts again beside whatever else this machine is testing
     )
     port = unused_port()
-    ray.init(
-        address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False, object_store_memory=128 << 20
-    )
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    try:
-        serve.run(build_app(arguments), name=APP)
-        with httpx.Client(timeout=180) as http:
-            yield Service(f"http://127.0.0.1:{port}", folder / "index", http)
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+    with own_cluster(num_cpus=4, logging_level="ERROR", log_to_driver=False):
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        try:
+            serve.run(build_app(arguments), name=APP)
+            with httpx.Client(timeout=180) as http:
+                yield Service(f"http://127.0.0.1:{port}", folder / "index", http)
+        finally:
+            serve.shutdown()
 
 
 @dataclass

@@ -18,6 +18,7 @@ from jobs import train as train_job
 from l2d_ray.model.loading import load_checkpoint, save_checkpoint
 from l2d_ray.text.prompts import tokenize_titles
 from l2d_ray.train.on_ray import TrainResult, TrainSettings, train
+from tests.clusters import own_cluster
 from tests.toys import TITLES, tiny_model, toy_catalogue, toy_config, write_toy_data
 
 pytestmark = pytest.mark.slow
@@ -31,9 +32,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("extensions")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
-        ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
-        yield folder
-        ray.shutdown()
+        with own_cluster(num_cpus=4, logging_level="WARNING"):
+            yield folder
 
 
 def check_plain_folder(folder: Path) -> None:
