@@ -16,10 +16,12 @@ from math import ceil, floor, hypot, log10
 from typing import Any, Final
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 _INK, _MUTED, _GRID, _FIRST, _SECOND = "#010203", "#020304", "#030405", "#040506", "#050607"
 _CSS_COLOURS: Final = {
@@ -181,22 +183,27 @@ def _place_labels(figure: Figure, axes: Any, dots: Sequence[Dot]) -> None:
 
 def _free_box(point: tuple[float, float], size: tuple[float, float], taken: Sequence[Bbox], frame: Bbox, scale: float) -> Bbox:
     """Box of a label in pixels: the first free one of the candidates around the dot, nearest first, else the least covered one."""
-    candidates = []
-    for distance in _LABEL_DISTANCES:
-        for right, up in _DIRECTIONS:
-            reach = _LABEL_GAP * scale * distance
-            x = point[0] + right * reach - (1 - right) / 2 * size[0]
-            y = point[1] + up * reach - (1 - up) / 2 * size[1]
-            candidates.append(Bbox([[x, y], [x + size[0], y + size[1]]]))
-    return min(candidates, key=lambda box: _covered(box, taken, frame))
+    reaches = _LABEL_GAP * scale * np.repeat(_LABEL_DISTANCES, len(_DIRECTIONS))[:, None]
+    directions = np.tile(_DIRECTIONS, (len(_LABEL_DISTANCES), 1))
+    corners = np.array(point) + directions * reaches - (1 - directions) / 2 * np.array(size)
+    boxes = np.hstack([corners, corners + np.array(size)])
+    best = boxes[np.argmin(_covered(boxes, np.array([box.extents for box in taken]), np.array(frame.extents)))]
+    return Bbox.from_extents(*best)
 
 
-def _covered(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
-    """Pixels of a label that lie on something else or outside the axes; 0 is a free place."""
-    inside = Bbox.intersection(box, frame)
-    outside = box.width * box.height - (inside.width * inside.height if inside else 0.0)
-    overlaps = (Bbox.intersection(box, other) for other in taken)
-    return max(outside, 0.0) + sum(overlap.width * overlap.height for overlap in overlaps if overlap)
+def _covered(boxes: NDArray[np.float64], taken: NDArray[np.float64], frame: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) pixels of labels (n, 4) that lie on something else (m, 4) or outside the axes (4,); 0: it is free. Boxes are x0, y0, x1, y1."""
+    outside = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - _overlaps(boxes, frame[None])[:, 0]
+    covered: NDArray[np.float64] = np.maximum(outside, 0.0) + _overlaps(boxes, taken).sum(axis=1)
+    return covered
+
+
+def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, m) pixels that boxes (n, 4) have in common with others (m, 4)."""
+    lows = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    highs = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    common: NDArray[np.float64] = np.prod(np.maximum(highs - lows, 0.0), axis=2)
+    return common
 
 
 def _to_svg(figure: Figure, description: str) -> str:
