@@ -13,7 +13,7 @@ excluded by the request. Of the latest item its pair with itself speaks: a doubl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,25 +96,27 @@ class PairLookup:
 
     def evidence(self, recent: RecentItems, recency_power: float) -> Evidence:
         """What the latest items of a history say for the shard's items; ``recency_power`` is delta."""
-        totals = np.zeros(len(self._item_indexes))
-        for _, places, amounts in self._spoken(recent, recency_power):
-            totals[places] += amounts
+        items, weights = self._speakers(recent, recency_power)
+        firsts = self._pairs.starts[items]
+        counts = self._pairs.starts[items + 1] - firsts
+        rows = np.arange(counts.sum()) + np.repeat(firsts - (np.cumsum(counts) - counts), counts)
+        amounts = np.repeat(weights, counts) * self._pairs.similarities[rows]
+        totals: NDArray[np.float64] = np.bincount(self._pairs.places[rows], amounts, minlength=len(self._item_indexes)).astype(np.float64)
         found = np.flatnonzero(totals)
         return Evidence(self._item_indexes[found], totals[found])
 
     def reasons(self, recent: RecentItems, recency_power: float, items: NDArray[np.int64]) -> dict[int, tuple[PairReason, ...]]:
         """The terms of the evidence of some items (m,), largest first, of equal ones the newer item's; items without any are missing."""
         told: dict[int, list[PairReason]] = {}
-        for source, places, amounts in self._spoken(recent, recency_power):
-            targets = self._item_indexes[places]
+        speakers, weights = self._speakers(recent, recency_power)
+        for source, weight in zip(speakers.tolist(), weights.tolist(), strict=True):
+            rows = slice(self._pairs.starts[source], self._pairs.starts[source + 1])
+            targets, amounts = self._item_indexes[self._pairs.places[rows]], weight * self._pairs.similarities[rows].astype(np.float64)
             for at in np.flatnonzero(np.isin(targets, items)).tolist():
                 told.setdefault(int(targets[at]), []).append(PairReason(source, float(amounts[at])))
         return {item: tuple(sorted(terms, key=lambda term: -term.amount)) for item, terms in told.items()}
 
-    def _spoken(self, recent: RecentItems, recency_power: float) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.float64]]]:
-        """Of each of the latest items that has pairs: its index, the places (m,) that it speaks for, and how much (m,)."""
-        starts = self._pairs.starts
-        for age, item in enumerate(recent.tolist()):
-            if 0 <= item < len(starts) - 1:
-                rows = slice(starts[item], starts[item + 1])
-                yield item, self._pairs.places[rows], (1 + age) ** -recency_power * self._pairs.similarities[rows].astype(np.float64)
+    def _speakers(self, recent: RecentItems, recency_power: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Those of the latest items that have pairs, (s,), and what each is worth."""
+        ages = np.flatnonzero((recent >= 0) & (recent < len(self._pairs.starts) - 1))
+        return recent[ages], np.array([(1 + age) ** -recency_power for age in ages.tolist()])
