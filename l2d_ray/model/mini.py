@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from l2d_ray.errors import ConfigError
 
@@ -36,13 +36,17 @@ def make_tokenizer(titles: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BEGIN, eos_token=END)
 
 
-def make_model(tokenizer: Any, *, hidden_size: int, num_layers: int, num_heads: int, dropout: float, seed: int) -> LlamaForCausalLM:
-    """Llama of the given shape, tied embeddings, weights from ``seed``."""
+def make_model(tokenizer: Any, *, hidden_size: int, num_layers: int, num_heads: int, dropout: float, seed: int) -> Any:
+    """Llama of the given shape, tied embeddings, weights from ``seed``.
+
+    Llama's classes are imported here, at the first model: they bring torch's compiler, seconds that no process without a model should take.
+    """
     if hidden_size % num_heads or (hidden_size // num_heads) % 2:
         raise ConfigError(
             f"model.mini.hidden_size is {hidden_size} and num_heads {num_heads}; the width of a head must be a whole even number."
         )
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        "llama",
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
         intermediate_size=-(-hidden_size * 8 // 3 // 64) * 64,
@@ -58,4 +62,4 @@ def make_model(tokenizer: Any, *, hidden_size: int, num_layers: int, num_heads: 
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config)

