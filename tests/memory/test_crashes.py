@@ -5,6 +5,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,13 +31,16 @@ from l2d_ray.cluster import connect
 from l2d_ray.memory.on_ray import build_memory
 from l2d_ray.memory.table import Memory
 from l2d_ray.model.on_ray import EncoderSpec
+from tests.clusters import own_cluster
 
 TIMEOUT_S = 500
 
 
 @pytest.fixture(scope="module")
-def address(ray_cluster) -> str:
-    return ray.get_runtime_context().gcs_address
+def address() -> Iterator[str]:
+    """Of a cluster of its own, whose workers have done nothing yet."""
+    with own_cluster(num_cpus=4, logging_level="WARNING"):
+        yield ray.get_runtime_context().gcs_address
 
 
 @pytest.fixture(scope="module")
