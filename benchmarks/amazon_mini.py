@@ -10,10 +10,9 @@ reused, and their seconds are those of the run that did them.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-from benchmarks.folders import folder_arguments, run_config
+from benchmarks.folders import folder_arguments, run_config, run_dir_of
 from benchmarks.result import print_result, target
 from jobs import evaluate
 from jobs.quickstart import TUNED_RUN
@@ -40,7 +39,7 @@ EVALUATE_TEST = Stage("evaluate_test", evaluate_on("test"), ("evaluate",), ("eva
 def main() -> None:
     parser = folder_arguments(__doc__)
     options = parser.parse_intermixed_args()
-    run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
+    run_dir = run_dir_of(options)
     small = SMALL if options.small else []
     started = time.monotonic()
     config = run_config(options.folder, run_dir, [*small, *options.overrides])

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.amazon_mini import SMALL
 from benchmarks.d3_folder import convert
+from benchmarks.folders import run_dir_of
 from benchmarks.quality.inputs import Inputs, read_inputs
 from benchmarks.quality.state_rows import LatentRow, decoder_of
 from benchmarks.result import arguments, print_result, target
@@ -48,7 +49,7 @@ Ranked = NDArray[np.int64]
 
 def main() -> None:
     options = _options()
-    run_dir = options.run_dir or Path("runs") / f"{options.folder.name}_cold{'_small' if options.small else ''}"
+    run_dir = run_dir_of(options, "{}_cold")
     small = SMALL if options.small else []
     config = load_config(["--config", "jobs/configs/amazon_games.yaml", f"run_dir={run_dir}", *small, *options.overrides])
     config.run_dir.mkdir(parents=True, exist_ok=True)

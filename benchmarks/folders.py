@@ -8,7 +8,7 @@ a folder of raw Amazon files              meta_CATEGORY.json.gz and CATEGORY_5.j
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,11 @@ def folder_arguments(description: str | None) -> ArgumentParser:
     parser.add_argument("folder", type=Path, help="a data set in the D3 protocol, raw Amazon files, or movielens")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ")
     return parser
+
+
+def run_dir_of(options: Namespace, name: str = "{}") -> Path:
+    """The run directory that was asked for, else runs/NAME, in which ``{}`` is the folder's name."""
+    return Path(options.run_dir or Path("runs") / (name.format(options.folder.name) + ("_small" if options.small else "")))
 
 
 def config_file(folder: Path) -> str:

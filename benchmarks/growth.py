@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.amazon_mini import EVALUATE_VALID, SMALL
-from benchmarks.folders import config_file, folder_arguments, run_config
+from benchmarks.folders import config_file, folder_arguments, run_config, run_dir_of
 from benchmarks.quality.report_tables import GROWTH_SYSTEMS
 from benchmarks.quality.store import rounded
 from benchmarks.result import print_result, target
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=_numbers, default=None, help="numbers of epochs, separated by commas")
     parser.add_argument("--widths", type=_numbers, default=None, help="hidden sizes, separated by commas")
     options = parser.parse_intermixed_args()
-    base = options.run_dir or Path("runs") / f"growth_{options.folder.name}{'_small' if options.small else ''}"
+    base = run_dir_of(options, "growth_{}")
     overrides = [*(SMALL if options.small else []), *options.overrides, "model.name=mini"]
     usual = load_config(["--config", config_file(options.folder), *overrides])
     if isinstance(usual.train, str):

@@ -10,11 +10,10 @@ run is tuned by itself, below RUN_DIR, where finished stages are reused. Printed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.amazon_mini import SMALL
-from benchmarks.folders import folder_arguments
+from benchmarks.folders import folder_arguments, run_dir_of
 from benchmarks.growth import measured
 from benchmarks.quality.report_tables import GROWTH_SYSTEMS
 from benchmarks.quality.store import rounded
@@ -28,7 +27,7 @@ def main() -> None:
     parser = folder_arguments(__doc__)
     parser.add_argument("--variant", action="append", help="settings that differ, with spaces between them; may be given several times")
     options = parser.parse_intermixed_args()
-    base = options.run_dir or Path("runs") / f"trainings_{options.folder.name}{'_small' if options.small else ''}"
+    base = run_dir_of(options, "trainings_{}")
     overrides = [*(SMALL if options.small else []), *options.overrides]
     variants = options.variant or (VARIANTS[1:2] if options.small else VARIANTS)
     runs = [

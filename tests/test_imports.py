@@ -126,3 +126,11 @@ def test_importing_a_pure_module_loads_no_ray():
     code = f"import importlib, sys; [importlib.import_module(name) for name in {pure!r}]; print('ray' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_a_service_s_process_loads_no_model_class_and_no_compiler_before_it_loads_a_model():
+    slow = ("torch._dynamo", "transformers.models.llama.modeling_llama")
+    code = f"import sys, l2d_ray.serve.on_ray; print('torch' in sys.modules, [name for name in {slow!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "True []"

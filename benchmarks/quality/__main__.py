@@ -19,11 +19,10 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.amazon_mini import SMALL as SMALL_RUN
-from benchmarks.folders import folder_arguments, paper_targets, run_config
+from benchmarks.folders import folder_arguments, paper_targets, run_config, run_dir_of
 from benchmarks.quality.ablations import ablations
 from benchmarks.quality.bench import Bench, Options, say
 from benchmarks.quality.cost import measure_cost
@@ -48,7 +47,7 @@ SMALL_OPTIONS = Options(SMALL, beams=(1, 4), language_samples=50, cost_requests=
 
 def main() -> None:
     options = _parser().parse_intermixed_args()
-    run_dir = options.run_dir or Path("runs") / (options.folder.name + ("_small" if options.small else ""))
+    run_dir = run_dir_of(options)
     overrides = [*(SMALL_RUN if options.small else []), *options.overrides]
     max_samples = options.samples or (SMALL_SAMPLES if options.small else None)
 

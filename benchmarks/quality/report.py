@@ -87,14 +87,14 @@ def read_results(folder: Path = RESULTS, *, pattern: str = "quality") -> dict[st
 
 def report(
     results: Mapping[str, Mapping[str, Any]],
-    trainings: Mapping[str, Mapping[str, Any]],
+    models: Mapping[str, Mapping[str, Any]],
     check: Mapping[str, Any] | None = None,
     growth: Mapping[str, Mapping[str, Any]] | None = None,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The whole of REPORT.md: a section a data set, lines of benchmarks.amazon_mini, growth and trainings by name, and the check."""
     sections = [section(name, result) for name, result in results.items()] or [NOTHING]
-    trained = [TRAINING, tables.training_table(trainings.values())] if trainings else []
+    trained = [TRAINING, tables.training_table(models.values())] if models else []
     grown = [GROWTH, *(part for name, line in growth.items() for part in _growth(name, line))] if growth else []
     varied = [VARIANTS, *(part for line in variants.values() for part in _variants(line))] if variants else []
     checked = [CHECK, tables.check_table(check)] if check is not None else []

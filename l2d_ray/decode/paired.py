@@ -101,9 +101,9 @@ class PairLookup:
         counts = self._pairs.starts[items + 1] - firsts
         rows = np.arange(counts.sum()) + np.repeat(firsts - (np.cumsum(counts) - counts), counts)
         amounts = np.repeat(weights, counts) * self._pairs.similarities[rows]
-        totals: NDArray[np.float64] = np.bincount(self._pairs.places[rows], amounts, minlength=len(self._item_indexes)).astype(np.float64)
+        totals = np.bincount(self._pairs.places[rows], amounts, minlength=len(self._item_indexes))
         found = np.flatnonzero(totals)
-        return Evidence(self._item_indexes[found], totals[found])
+        return Evidence(self._item_indexes[found], totals[found].astype(np.float64, copy=False))
 
     def reasons(self, recent: RecentItems, recency_power: float, items: NDArray[np.int64]) -> dict[int, tuple[PairReason, ...]]:
         """The terms of the evidence of some items (m,), largest first, of equal ones the newer item's; items without any are missing."""

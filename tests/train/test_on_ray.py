@@ -153,3 +153,4 @@ def test_of_two_workers_with_zero_2_one_is_killed_and_both_resume(tmp_path, comp
     assert steps[0] > 2
     assert list(compiled.iterdir()) == []
     assert AutoModelForCausalLM.from_pretrained(result.model_dir).config.model_type == "llama"
+    assert 1e-3 < distance_from_the_start(result.model_dir, tmp_path / "base") < np.inf
