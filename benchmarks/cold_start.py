@@ -40,7 +40,7 @@ from l2d_ray.evaluate.protocol import NUM_RANKED
 from l2d_ray.evaluate.queries import EncodedSplit
 from l2d_ray.schema import TRAIN
 
-COLD_COUNTS: Final = (None, 0.0, 0.1, 0.3, 1.0, 1.5, 2.0, 3.0, 10.0, 30.0)
+COLD_COUNTS: Final = (None, 0.0, 0.1, 0.3, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 30.0)
 WARM_LOSS: Final = 0.015
 METRICS: Final = ("recall@10", "recall@20", "recall@50")
 HIDDEN: Final = "hidden.json"

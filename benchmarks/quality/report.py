@@ -135,8 +135,7 @@ def section(name: str, result: Mapping[str, Any]) -> str:
         "### Living memory",
         "The validation samples are added before test, without retraining. A protocol of its own, not comparable with the tables above.",
         tables.living_table(result),
-        "Trained anew with the validation samples, which takes minutes where the memory takes seconds:" if result["retrained"] else "",
-        tables.living_table(result, "retrained"),
+        *_retrained(result),
         "### What was tuned, and what it took",
         f"Tuning: {result['tuning']}. Grid: {result['grids']}. The decoders' settings: {result['num_decoder_trials']} trials on the latest "
         f"{result['num_decoder_samples']:,} validation samples. Seconds of a row are those of all its trials, trained each; before "
@@ -145,6 +144,16 @@ def section(name: str, result: Mapping[str, Any]) -> str:
         tables.seeds_table(result),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _retrained(result: Mapping[str, Any]) -> list[str]:
+    if not result["retrained"]:
+        return []
+    return [
+        "Trained anew with the validation samples, which takes minutes where the memory takes seconds. Rows that write titles know nothing "
+        f"of new samples until the language model is fine-tuned anew ({result['shared_seconds']['train']:,.0f} s), which was not done:",
+        tables.living_table(result, "retrained"),
+    ]
 
 
 def _shared(result: Mapping[str, Any]) -> str:
