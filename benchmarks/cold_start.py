@@ -156,7 +156,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
 def bounded_count(sweep: Mapping[str, Mapping[str, Mapping[str, float]]]) -> float | None:
     """The largest count that costs warm samples no more than WARM_LOSS of what they have without cold items."""
     least = (1 - WARM_LOSS) * sweep["None"]["warm"]["recall@50"]
-    allowed = [count for count in COLD_COUNTS if count is not None and sweep[str(count)]["warm"]["recall@50"] >= least]
+    allowed = [float(name) for name, found in sweep.items() if name != "None" and found["warm"]["recall@50"] >= least]
     return max(allowed, default=None)
 
 

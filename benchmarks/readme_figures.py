@@ -19,7 +19,7 @@ QUALITY_ROWS = (
     *("popularity", "item-knn", "session-knn", "sasrec", "gru4rec", "alpharec", "bigrec-4", "gpt4rec", "d3-20", "d3-sasrec-20"),
     *("id-head", "id-head-whitened", "l2d-g", "l2d-l", "l2d-w", "default", "l2d-w+both"),
 )
-QUALITY_COLUMNS = ("recall@10", "recall@20", "recall@50", "ndcg@10")
+QUALITY_COLUMNS = ("recall@10", "recall@50")
 COLUMNS = ("recall@10", "recall@20", "recall@50", "recall@100", "ndcg@10")
 
 
@@ -35,8 +35,8 @@ def main() -> None:
 
 def figures() -> str:
     """The section between the markers."""
-    quality = [_quality(path) for path in sorted(RESULTS.glob("quality-*.json"))]
-    sections = [_quickstart(read("quickstart")), _encoder(read("encoder")), *quality, _cold_start(), _serving()]
+    quality = _quality([read(path.stem) for path in sorted(RESULTS.glob("quality-*.json"))])
+    sections = [_quickstart(read("quickstart")), _encoder(read("encoder")), quality, _cold_start(), _serving()]
     return "\n\n".join([*sections, _build(), _index(), _merge(), _gpu()])
 
 
@@ -81,24 +81,32 @@ def _encoder(result: dict[str, Any]) -> str:
     )
 
 
-def _quality(path: Path) -> str:
-    """One data set of benchmarks.quality: some of its rows, with their cost."""
-    result = json.loads(path.read_text())
-    rows, seconds = result["rows"], result["cost"]["all"]["batch 32"]
-    lines = [["test", *QUALITY_COLUMNS, "s per 1,000 requests"], ["---", *("---:" for _ in QUALITY_COLUMNS), "---:"]]
+def _quality(results: list[dict[str, Any]]) -> str:
+    """Some rows of benchmarks.quality on all its data sets, with their cost on the first."""
+    first = results[0]
+    seconds = first["cost"]["all"]["batch 32"]
+    head = ["test", *(f"{result['data']} {' / '.join(QUALITY_COLUMNS)}" for result in results), "s per 1,000 requests"]
+    lines = [head, ["---", *("---:" for _ in head[1:])]]
     for name in QUALITY_ROWS:
-        if name in rows:
-            metrics, mark = rows[name]["unmasked"]["metrics"], " *" if rows[name]["family"] == "language" else ""
-            lines.append([f"{name}{mark}", *(f"{metrics[column]:.4f}" for column in QUALITY_COLUMNS), f"{seconds[name]:.2f}"])
+        mark = " *" if first["rows"][name]["family"] == "language" else ""
+        lines.append([f"{name}{mark}", *(_quality_cell(result["rows"].get(name)) for result in results), f"{seconds[name]:.2f}"])
+    sizes = "; ".join(
+        f"{result['data']}: {result['num_memory_entries']:,} memory entries, {result['num_language_parameters'] / 1e6:.1f} M parameters, "
+        f"epochs: {result['num_epochs']}, `default` is `{result['decoder_settings']['decoder']}`"
+        for result in results
+    )
     caption = (
-        f"`python -m benchmarks.quality` on {result['data']} ({result['num_memory_entries']:,} memory entries, a model of "
-        f"{result['num_language_parameters'] / 1e6:.1f} M parameters, {result['num_epochs']} epochs). Test split, full ranking, "
-        "history not masked, by item id; every row tuned on validation; cost from history to 20 items in batches of 32. Rows with * write "
-        f"titles and are scored on {result['num_samples']['language_subset']:,} samples. `default` is what `jobs.tune_decoder` chose "
-        f"(`{result['decoder_settings']['decoder']}`); with `+` l2d-w is joined with whole baselines. All else, living "
-        "memory and ablations included: [benchmarks/quality/REPORT.md](benchmarks/quality/REPORT.md)."
+        "`python -m benchmarks.quality DATA`: test split, full ranking, history not masked, by item id; every row tuned on validation; "
+        f"cost from history to 20 items in batches of 32 on {first['data']}. Rows with * write titles and are scored on "
+        f"{first['num_samples']['language_subset']:,} samples. `default` is the decoder that `jobs.tune_decoder` chose; with `+` l2d-w is "
+        f"joined with whole baselines. {sizes}. All else, intervals, living memory and ablations included: "
+        "[benchmarks/quality/REPORT.md](benchmarks/quality/REPORT.md)."
     )
     return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _quality_cell(row: dict[str, Any] | None) -> str:
+    return "-" if row is None else " / ".join(f"{row['unmasked']['metrics'][column]:.4f}" for column in QUALITY_COLUMNS)
 
 
 def _cold_start() -> str:
