@@ -63,6 +63,19 @@ def own_cluster(**options: Any) -> Iterator[None]:
 
 
 @contextmanager
+def serving_cluster(port: int, **options: Any) -> Iterator[None]:
+    """``own_cluster`` with Serve, which listens on that port of 127.0.0.1."""
+    from ray import serve
+
+    with own_cluster(**options):
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        try:
+            yield
+        finally:
+            serve.shutdown()
+
+
+@contextmanager
 def started_cluster(folder: Path, environment: Mapping[str, str], *, num_cpus: int = 4) -> Iterator[Cluster]:
     """``ray start --head --block`` in a session of its own, killed at the end; ``folder`` is where its commands run and its log is."""
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port")

@@ -222,7 +222,7 @@ def _sweep(name: str, result: Mapping[str, Any]) -> list[str]:
 
 
 def _ablations(result: Mapping[str, Any]) -> list[str]:
-    found, again = result["ablations"], result["ablations"]["rerank"]
+    found, again, seconds = result["ablations"], result["ablations"]["rerank"], result["shared_seconds"]
     return [
         "### What was tried beyond",
         f"On {found['num_samples']:,} validation samples, the latest where times are known. Of each variant the best of its candidates, so "
@@ -231,6 +231,9 @@ def _ablations(result: Mapping[str, Any]) -> list[str]:
         f"The first {again['num_reranked']} ranked again with the likelihood of their titles, on {again['num_samples']} of these samples, "
         f"which took {again['seconds_per_1000']:.0f} s per 1,000 requests:",
         tables.rerank_table(result),
+        "Not tried: ratings in the prompt (these data sets keep those of 4 and 5 alone, or lack most), and states harvested during the "
+        f"last epoch instead of a memory build afterwards, which took {seconds['build_memory']:,.0f} s, where training took "
+        f"{seconds['train']:,.0f} s.",
     ]
 
 

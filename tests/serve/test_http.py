@@ -19,7 +19,7 @@ from l2d_ray.serve.edge import MAX_BODY_S
 from l2d_ray.serve.messages import Problem, RecommendationAnswer
 from l2d_ray.serve.on_ray import build_app
 from l2d_ray.serve.state_messages import ServiceStatus
-from tests.clusters import own_cluster, unused_port
+from tests.clusters import serving_cluster, unused_port
 
 pytestmark = pytest.mark.slow
 ROUTE = "/v1/recommendations"
@@ -32,14 +32,10 @@ def service(tiny_run) -> Iterator[str]:
     arguments = ServeArguments(checkpoint_dir=tiny_run.checkpoint_dir, index_dir=tiny_run.index_dir, device="cpu", access_control=False)
     small = arguments.model_copy(update={"max_requests": 1, "decoders": ("global", "whitened")})
     port = unused_port()
-    with own_cluster(num_cpus=8, logging_level="ERROR"):
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        try:
-            serve.run(build_app(arguments), name="l2d_ray")
-            serve.run(build_app(small), name="small", route_prefix="/small")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            serve.shutdown()
+    with serving_cluster(port, num_cpus=8, logging_level="ERROR"):
+        serve.run(build_app(arguments), name="l2d_ray")
+        serve.run(build_app(small), name="small", route_prefix="/small")
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

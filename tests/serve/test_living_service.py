@@ -24,7 +24,7 @@ from l2d_ray.index.layout import generations, read_manifest
 from l2d_ray.serve.arguments import ServeArguments
 from l2d_ray.serve.messages import RecommendationAnswer
 from l2d_ray.serve.on_ray import ENCODER, UPDATER, build_app, shard_name
-from tests.clusters import own_cluster, unused_port
+from tests.clusters import serving_cluster, unused_port
 
 pytestmark = pytest.mark.slow
 ROUTE = "/v1/recommendations"
@@ -64,14 +64,10 @@ def service(tiny_run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         longest_wait_s=120,  # a replica that is killed starts again beside whatever else this machine is testing
     )
     port = unused_port()
-    with own_cluster(num_cpus=4, logging_level="ERROR", log_to_driver=False):
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        try:
-            serve.run(build_app(arguments), name=APP)
-            with httpx.Client(timeout=180) as http:
-                yield Service(f"http://127.0.0.1:{port}", folder / "index", http)
-        finally:
-            serve.shutdown()
+    with serving_cluster(port, num_cpus=4, logging_level="ERROR", log_to_driver=False):
+        serve.run(build_app(arguments), name=APP)
+        with httpx.Client(timeout=180) as http:
+            yield Service(f"http://127.0.0.1:{port}", folder / "index", http)
 
 
 @dataclass
