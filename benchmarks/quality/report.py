@@ -60,7 +60,8 @@ GROWTH_AXES: Final = {"epochs": ("num_epochs_run", "epochs"), "widths": ("num_pa
 AHEAD: Final = """Of the default decoder, and of `l2d-w`, which knows what titles tell. What that one lacks are pairs of items that
 nothing in their titles joins: who had this album had that one next. Neighbourhoods live on them, also for items that are seldom taken, and
 models of item ids for those that are taken often; most where titles are names (CDs). So the default decoder takes item pairs from the user
-sequences that the memory keeps anyway; `l2d-p` is what they add."""
+sequences that the memory keeps anyway; `l2d-p` is what they add. Targets without a memory entry count as sparse: bm25 ranks every title,
+the default decoder items without entries only where that paid on validation (`cold_count`)."""
 
 NOTHING: Final = "No run is committed yet."
 
@@ -108,12 +109,11 @@ def section(name: str, result: Mapping[str, Any]) -> str:
         f"## {result['data']}",
         f"{result['num_items']:,} items, {result['num_memory_entries']:,} memory entries, {samples['valid']:,} validation and "
         f"{samples['test']:,} test samples; {result['unreachable_share']:.1%} of the test targets have no memory entry. The language model "
-        f"has {result['num_language_parameters']:,} parameters and was trained for {result['num_epochs']} epochs.",
+        f"has {result['num_language_parameters']:,} parameters; epochs of its training: {result['num_epochs']}.",
         tables.targets(result),
         "### Test, unmasked, by item id",
         tables.main_table(result, "unmasked"),
-        f"Rows with * write titles: {result['language_subset']}. Their figures above are those of the subset; this is the subset for all:",
-        tables.subset_table(result),
+        *_subset(result),
         "### The paper's claims",
         tables.claims(result),
         "### Lead of the default decoder",
@@ -144,6 +144,15 @@ def section(name: str, result: Mapping[str, Any]) -> str:
         tables.seeds_table(result),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _subset(result: Mapping[str, Any]) -> list[str]:
+    if not any(row["family"] == "language" for row in result["rows"].values()):
+        return []
+    return [
+        f"Rows with * write titles: {result['language_subset']}. Their figures above are those of the subset; this is the subset for all:",
+        tables.subset_table(result),
+    ]
 
 
 def _retrained(result: Mapping[str, Any]) -> list[str]:
