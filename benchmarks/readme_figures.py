@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality.report_tables import marked, table
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- figures: python -m benchmarks.readme_figures --write -->", "<!-- end of figures -->"
@@ -85,11 +87,10 @@ def _quality(results: list[dict[str, Any]]) -> str:
     """Some rows of benchmarks.quality on all its data sets, with their cost on the first."""
     first = results[0]
     seconds = first["cost"]["all"]["batch 32"]
-    head = ["test", *(f"{result['data']} {' / '.join(QUALITY_COLUMNS)}" for result in results), "s per 1,000 requests"]
-    lines = [head, ["---", *("---:" for _ in head[1:])]]
+    rows = []
     for name in QUALITY_ROWS:
-        mark = " *" if first["rows"][name]["family"] == "language" else ""
-        lines.append([f"{name}{mark}", *(_quality_cell(result["rows"].get(name)) for result in results), f"{seconds[name]:.2f}"])
+        cells = [_quality_cell(result["rows"].get(name)) for result in results]
+        rows.append([marked(name, first["rows"][name]), *cells, f"{seconds[name]:.2f}"])
     sizes = "; ".join(
         f"{result['data']}: {result['num_memory_entries']:,} memory entries, {result['num_language_parameters'] / 1e6:.1f} M parameters, "
         f"epochs: {result['num_epochs']}, `default` is `{result['decoder_settings']['decoder']}`"
@@ -102,7 +103,8 @@ def _quality(results: list[dict[str, Any]]) -> str:
         f"joined with whole baselines. {sizes}. All else, intervals, living memory and ablations included: "
         "[benchmarks/quality/REPORT.md](benchmarks/quality/REPORT.md)."
     )
-    return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in lines)])
+    head = ["test", *(f"{result['data']} {' / '.join(QUALITY_COLUMNS)}" for result in results), "s per 1,000 requests"]
+    return f"{caption}\n\n{table(head, rows)}"
 
 
 def _quality_cell(row: dict[str, Any] | None) -> str:
@@ -203,10 +205,8 @@ def _gpu() -> str:
     )
 
 
-def _table(metrics: dict[str, dict[str, float]], label: str = "system") -> str:
-    rows = [[name, *(f"{metrics[name][column]:.4f}" for column in COLUMNS)] for name in SYSTEMS]
-    lines = [[label, *COLUMNS], ["---", *("---:" for _ in COLUMNS)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(metrics: dict[str, dict[str, float]]) -> str:
+    return table(["system", *COLUMNS], [[name, *(f"{metrics[name][column]:.4f}" for column in COLUMNS)] for name in SYSTEMS])
 
 
 if __name__ == "__main__":

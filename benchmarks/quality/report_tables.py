@@ -31,7 +31,7 @@ def main_table(result: Result, setting: str) -> str:
         found = row[setting]
         low, high = found["intervals"]["recall@10"]
         cells = [f"{found['metrics'][metric]:.4f}" for metric in METRICS]
-        rows.append([_marked(name, row), f"{cells[0]} ({low:.4f}-{high:.4f})", *cells[1:]])
+        rows.append([marked(name, row), f"{cells[0]} ({low:.4f}-{high:.4f})", *cells[1:]])
     return table([setting, *METRICS], rows)
 
 
@@ -39,7 +39,7 @@ def title_table(result: Result) -> str:
     return table(
         ["unmasked, by title", *METRICS],
         [
-            [_marked(name, row), *(f"{row['unmasked']['by_title'][metric]:.4f}" for metric in METRICS)]
+            [marked(name, row), *(f"{row['unmasked']['by_title'][metric]:.4f}" for metric in METRICS)]
             for name, row in result["rows"].items()
         ],
     )
@@ -47,8 +47,7 @@ def title_table(result: Result) -> str:
 
 def subset_table(result: Result) -> str:
     rows = [
-        [_marked(name, row), *(f"{row['language_subset'][metric]:.4f}" for metric in SUBSET_METRICS)]
-        for name, row in result["rows"].items()
+        [marked(name, row), *(f"{row['language_subset'][metric]:.4f}" for metric in SUBSET_METRICS)] for name, row in result["rows"].items()
     ]
     return table(["subset, unmasked", *SUBSET_METRICS], rows)
 
@@ -59,7 +58,7 @@ def lead_table(result: Result, setting: str) -> str:
     for name, row in result["rows"].items():
         if "default_minus_row" in row:
             found = row["default_minus_row"][setting]
-            rows.append([_marked(name, row), *(_interval(found[metric]) for metric in LEAD_METRICS)])
+            rows.append([marked(name, row), *(_interval(found[metric]) for metric in LEAD_METRICS)])
     return table([f"{setting}, default minus", *LEAD_METRICS], rows) if rows else ""
 
 
@@ -93,7 +92,7 @@ def slice_table(result: Result) -> str:
     rows = []
     for name, row in result["rows"].items():
         found = row["slices"]
-        rows.append([_marked(name, row), *(f"{found[part]['recall@20']:.4f}" if part in found else "-" for part in SLICES)])
+        rows.append([marked(name, row), *(f"{found[part]['recall@20']:.4f}" if part in found else "-" for part in SLICES)])
     sizes = result["slice_sizes"]
     return table(["recall@20", *(f"{part} ({sizes[part]:,})" for part in SLICES)], rows)
 
@@ -251,7 +250,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _marked(name: str, row: Mapping[str, Any]) -> str:
+def marked(name: str, row: Mapping[str, Any]) -> str:
+    """The name, with the sign of rows that write titles."""
     return f"{name} *" if row["family"] == "language" else name
 
 
